@@ -1,0 +1,284 @@
+"""The `automode` command as a person has it: real processes, good input, bad input, a full disk, Ctrl-C"""
+import json, os, re, resource, shutil, signal, subprocess, sys, sysconfig, time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from automode.core import data_path
+from automode.lora import read_lora_info
+
+COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
+COMMANDS = 'caption train generate run demo dreambooth'.split()
+SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
+FLAGS = {
+    'caption': 'captioner prompt out batch_size num_beams max_new_tokens overwrite device',
+    'train': 'base out name max_train_steps batch_size rank alpha learning_rate resolution seed save_every_steps token class_word train_text_encoder flip_p device',
+    'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
+    'run': 'captioner base out prompt max_train_steps batch_size rank alpha learning_rate resolution seed',
+    'demo': 'out',
+    'dreambooth': 'project_name training_model regularization_images training_images max_training_steps class_word token flip_p learning_rate '
+                  'save_every_x_steps seed token_only config_file_path debug gpu'}
+
+
+def automode(*args, timeout=300, **kwargs):
+    "Run the command and wait for it"
+    return subprocess.run([str(COMMAND), *map(str, args)], capture_output=True, text=True, timeout=timeout, **kwargs)
+
+def fails(done, *words, code=1):
+    "A mistake of the user: one sentence that holds `words`, and no traceback"
+    said = done.stderr.strip().splitlines()
+    assert done.returncode == code, done.stderr
+    assert 'Traceback' not in done.stderr, done.stderr
+    said = [o for o in said if o.startswith('automode')]
+    assert len(said) == 1 and all(o in said[0] for o in words), done.stderr
+    return said[0]
+
+def tree(folder):
+    "Everything below `folder`, with its size"
+    return {o.relative_to(folder).as_posix(): o.stat().st_size for o in sorted(Path(folder).rglob('*')) if o.is_file()}
+
+def pictures(folder, num=3, source=STYLE):
+    "A folder with the first `num` sample pictures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for o in sorted(source.glob('*.png'))[:num]: shutil.copy(o, folder)
+    return folder
+
+def captioned(folder, num=3):
+    "The same with captions, written by hand"
+    pictures(folder, num)
+    rows = [dict(file_name=o.name, text=f'a picture of thing {n}') for n, o in enumerate(sorted(folder.glob('*.png')))]
+    (folder/'metadata.jsonl').write_text(''.join(json.dumps(o) + '\n' for o in rows))
+    return folder
+
+
+# --- help
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_lists_the_flags_and_an_example(command):
+    done = automode(command, '--help')
+    assert (done.returncode, done.stderr) == (0, '')
+    assert f'automode {command} ' in done.stdout.split('example:')[1]
+    there = set(re.findall(r'--(\w+)', done.stdout.split('example:')[0]))
+    assert set(FLAGS[command].split()) <= there
+
+def test_help_without_a_command():
+    for args in ([], ['--help'], ['-h']):
+        done = automode(*args)
+        assert done.returncode == 0 and all(f'\n  {o} ' in done.stdout for o in COMMANDS) and 'examples:' in done.stdout
+
+def test_version():
+    import automode as package
+    assert automode('--version').stdout == f'automode {package.__version__}\n'
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_an_unknown_flag_is_a_mistake(command, tmp_path):
+    done = automode(command, *['pictures']*(command in ('caption', 'train', 'run')), '--sead', '1', cwd=tmp_path)
+    said = fails(done, '--sead', code=2)
+    assert 'did you mean --seed?' in said or 'seed' not in FLAGS[command].split()
+    assert not tree(tmp_path)
+
+def test_an_unknown_command_is_a_mistake():
+    done = automode('trian', 'pictures')
+    assert done.returncode == 2 and 'did you mean train?' in done.stderr and 'Traceback' not in done.stderr
+
+@pytest.mark.parametrize('args, words', [
+    (['caption'], 'PICTURES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
+    (['dreambooth', '--debug', 'perhaps'], 'neither yes nor no'), (['generate', '--prompt'], 'expected at least one argument')])
+def test_a_flag_that_makes_no_sense_is_a_mistake(args, words): fails(automode(*args), words, code=2)
+
+
+# --- bad input
+
+BAD = {
+    'an empty folder': (['caption', 'empty'], "no pictures in 'empty'"),
+    'a folder that is not there': (['caption', 'gone'], "'gone' is not there"),
+    'a file for a folder': (['caption', 'text.txt'], 'text.txt'),
+    'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
+    'an empty folder to train on': (['train', 'empty'], "'empty'"),
+    'an empty folder to run on': (['run', 'empty'], "no pictures in 'empty'"),
+    'a captioner that is not there': (['caption', 'uncaptioned', '--captioner', './gone'], 'neither a folder nor'),
+    'a captioner out of reach': (['caption', 'uncaptioned', '--captioner', 'nobody/nothing'], 'not a folder here and could not be fetched'),
+    'a base that is not there': (['train', 'captioned', '--base', 'C:\\models\\sd.ckpt'], 'neither a folder nor'),
+    'a base out of reach': (['generate', '--prompt', 'x', '--base', 'nobody/nothing'], 'not a folder here and could not be fetched'),
+    'a folder that is no base': (['generate', '--prompt', 'x', '--base', 'captioned'], 'captioned'),
+    'a LoRA that is not there': (['generate', '--prompt', 'x', '--lora', 'run/run.safetensors'], "'run/run.safetensors' is not there"),
+    'a LoRA that is none': (['generate', '--prompt', 'x', '--lora', 'broken.safetensors'], 'broken.safetensors'),
+    'a device that is not there': (['generate', '--prompt', 'x', '--device', 'cuda:7'], 'cuda:7'),
+    'no prompt': (['generate'], '--prompt'),
+    'a resolution that does not fit': (['generate', '--prompt', 'x', '--resolution', '100'], 'the nearest is 96'),
+    'rank 0': (['train', 'captioned', '--rank', '0'], 'rank is 0'),
+    'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p is 50'),
+}
+
+@pytest.fixture(scope='module')
+def bad_place(tmp_path_factory):
+    "A folder with everything that can be wrong"
+    top = tmp_path_factory.mktemp('bad')
+    (top/'empty').mkdir()
+    (top/'text.txt').write_text('not a picture')
+    (top/'broken.safetensors').write_bytes(b'not a LoRA')
+    pictures(top/'uncaptioned')
+    captioned(top/'captioned')
+    return top
+
+@pytest.mark.parametrize('what', BAD)
+def test_bad_input_gets_one_sentence(what, bad_place):
+    args, words = BAD[what]
+    before = tree(bad_place)
+    fails(automode(*args, cwd=bad_place), words)
+    assert tree(bad_place) == before                                        # and nothing half-written
+
+
+# --- the steps
+
+def test_a_file_that_is_no_picture_is_named_skipped_and_counted(tmp_path):
+    folder = pictures(tmp_path/'pictures')
+    (folder/'broken.png').write_bytes(b'\x89PNG\r\n\x1a\nand then nothing')
+    (folder/'renamed.jpg').write_text('a text with another name')
+    done = automode('caption', folder, '--num_beams', '1')
+    assert done.returncode == 0, done.stderr
+    assert 'broken.png' in done.stderr and 'renamed.jpg' in done.stderr and 'Traceback' not in done.stderr
+    assert '3 pictures have captions, 2 were skipped' in done.stdout
+    rows = [json.loads(o) for o in (folder/'metadata.jsonl').read_text().splitlines()]
+    assert len([o for o in rows if o['text'].startswith('a photography of')]) == 3
+
+def test_generate_is_the_same_again(tmp_path):
+    args = 'generate', '--prompt', 'a picture of rabbit face', '--num_images', '2', '--num_inference_steps', '3'
+    once, again = automode(*args, '--out', tmp_path/'once'), automode(*args, '--out', tmp_path/'again', '--batch_size', '1')
+    assert (once.returncode, again.returncode) == (0, 0), once.stderr + again.stderr
+    names = sorted(o.name for o in (tmp_path/'once').iterdir())
+    assert names == ['a-picture-of-rabbit-face-0.png', 'a-picture-of-rabbit-face-1.png']
+    for o in names:
+        a, b = (Image.open(tmp_path/p/o) for p in ('once', 'again'))
+        assert max(abs(x - y) for x, y in zip(a.tobytes(), b.tobytes())) <= 1
+        assert 'Steps: 3' in a.info['parameters']
+
+
+# --- a full disk
+
+@pytest.fixture
+def small_disk(tmp_path):
+    "A folder with room for 40 kB, and what a process needs to feel the limit"
+    disk = tmp_path/'disk'
+    disk.mkdir()
+    mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=40k', 'tmpfs', str(disk)], capture_output=True).returncode == 0
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    yield disk, {} if mounted else dict(preexec_fn=limit)
+    if mounted: subprocess.run(['umount', str(disk)], check=True)
+
+def whole(folder):
+    "Nothing half-written: pictures open, rows and settings parse, no temporary files"
+    for o in Path(folder).rglob('*'):
+        assert not o.name.endswith('.tmp') and not o.name.startswith('.'), o
+        if o.suffix == '.png': Image.open(o).load()
+        if o.suffix == '.json': json.loads(o.read_text())
+        if o.suffix == '.jsonl': [json.loads(row) for row in o.read_text().splitlines()]
+
+FULL = re.compile(r'[Nn]o space left|[Ff]ile too large')
+
+@pytest.mark.parametrize('args', [
+    ['caption', 'pictures', '--out', 'disk/captioned'],
+    ['generate', '--prompt', 'a picture of fish', '--num_images', '16', '--num_inference_steps', '1', '--out', 'disk/pics'],
+    ['train', 'captioned', '--max_train_steps', '2', '--batch_size', '1', '--out', 'disk/run']], ids=lambda o: o[0])
+def test_a_full_disk(args, tmp_path, small_disk):
+    pictures(tmp_path/'pictures', 24)
+    captioned(tmp_path/'captioned', 2)
+    disk, limit = small_disk
+    said = fails(automode(*args, cwd=tmp_path, **limit))
+    assert FULL.search(said)
+    whole(disk)
+
+def test_a_full_disk_keeps_the_captions_that_were_there(tmp_path, small_disk):
+    disk, limit = small_disk
+    folder = captioned(disk, 1)
+    pictures(folder, 2)                                                     # one more, without a caption
+    before = (folder/'metadata.jsonl').read_text()
+    if not limit:
+        with pytest.raises(OSError): (disk/'ballast').write_bytes(bytes(100_000))
+    else: (folder/'metadata.jsonl').write_text(before := before.replace('thing 0', 'thing ' + 'very '*1000 + 'long'))
+    said = fails(automode('caption', folder, '--num_beams', '1', **limit))
+    assert FULL.search(said) and (folder/'metadata.jsonl').read_text() == before
+
+
+# --- Ctrl-C
+
+def stopped(args, until, number=signal.SIGINT, **kwargs):
+    "Start the command, wait for a file, send a signal; what it said, and its exit code"
+    process = subprocess.Popen([str(COMMAND), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    for _ in range(3000):
+        if until() or process.poll() is not None: break
+        time.sleep(.1)
+    process.send_signal(number)
+    return process.communicate(timeout=120)[1], process.returncode
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['ctrl-c', 'terminate'])
+def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
+    args = 'train', captioned(tmp_path/'pictures'), '--out', tmp_path/'run', '--max_train_steps', '100000', '--batch_size', '1', '--rank', '2'
+    said, code = stopped(args, (tmp_path/'run'/'metrics.jsonl').exists, number)
+    assert code == 130 and 'Traceback' not in said and 'the same command goes on' in said
+    kept = sorted((tmp_path/'run'/'checkpoints').iterdir())
+    assert len(kept) == 1 and kept[0].name in {f'step-{int(o):06d}' for o in re.findall(r'step (\d+)', said)}
+    rows = lambda: (tmp_path/'run'/'metrics.jsonl').read_text().splitlines()
+    before = len(rows())
+    said, code = stopped(args, lambda: len(rows()) > before)
+    assert code == 130 and not list((tmp_path/'run').glob('*.safetensors'))
+    steps = [json.loads(o)['step'] for o in rows()]
+    assert steps == sorted(set(steps)) and sorted((tmp_path/'run'/'checkpoints').iterdir())[-1].name > kept[0].name
+    whole(tmp_path/'run')
+
+def test_ctrl_c_while_drawing_keeps_the_pictures(tmp_path):
+    args = 'generate', '--prompt', 'a picture of fish', '--num_images', '500', '--batch_size', '1', '--num_inference_steps', '2', '--out', tmp_path/'pics'
+    said, code = stopped(args, lambda: len(list(tmp_path.glob('pics/*.png'))) > 2)
+    assert code == 130 and 'the pictures drawn so far are kept' in said and 'Traceback' not in said
+    assert 2 < len(list(tmp_path.glob('pics/*.png'))) < 500
+    whole(tmp_path/'pics')
+
+
+# --- the whole line
+
+def test_each_step_by_itself(tmp_path):
+    pictures(tmp_path/'holiday', 4, SUBJECT)
+    steps = [['caption', 'holiday', '--captioner', 'starter', '--prompt', 'a photography of'],
+             ['train', 'holiday', '--base', 'starter', '--out', 'runs/inky', '--max_train_steps', '3', '--batch_size', '2', '--rank', '4', '--alpha', '2',
+              '--learning_rate', '1e-3', '--resolution', '64', '--seed', '1', '--save_every_steps', '2'],
+             ['generate', '--base', 'starter', '--lora', 'runs/inky/inky.safetensors', '--prompt', 'a picture of fish', '--seed', '0', '--num_images', '2',
+              '--num_inference_steps', '3', '--guidance_scale', '4', '--lora_scale', '.8', '--out', 'pics']]
+    for args in steps:
+        done = automode(*args, cwd=tmp_path)
+        assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    config = json.loads((tmp_path/'runs/inky/config.json').read_text())
+    wanted = dict(max_train_steps=3, batch_size=2, rank=4, alpha=2., learning_rate=1e-3, resolution=64, seed=1, save_every_steps=2, name='inky', base='starter')
+    assert {k: config[k] for k in wanted} == wanted
+    assert sorted(o.name for o in (tmp_path/'runs/inky/checkpoints').iterdir()) == ['step-000002', 'step-000003']
+    drawn = sorted((tmp_path/'pics').iterdir())
+    assert len(drawn) == 2 and '<lora:inky:0.8>' in Image.open(drawn[0]).info['parameters']
+    whole(tmp_path)
+
+def test_all_in_one(tmp_path):
+    pictures(tmp_path/'holiday', 4)
+    before = tree(tmp_path/'holiday')
+    args = ['run', 'holiday', '--captioner', 'starter', '--base', 'starter', '--out', 'out', '--max_train_steps', '3', '--batch_size', '2']
+    done = automode(*args, cwd=tmp_path)
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    there = tree(tmp_path/'out')
+    assert {'dataset/metadata.jsonl', 'run/config.json', 'run/metrics.jsonl', 'run/out.safetensors', 'before_after.png', 'report.html'} <= set(there)
+    assert tree(tmp_path/'holiday') == before                               # the pictures are left alone
+    page = (tmp_path/'out/report.html').read_text()
+    assert 'load_lora_weights' in page and not re.findall(r'(?:src|href)="(?!data:)', page)
+    whole(tmp_path/'out')
+
+def test_the_seeds_own_command(tmp_path):
+    folder, others = pictures(tmp_path/'rabbit', 4, SUBJECT), pictures(tmp_path/'others', 3)
+    done = automode('dreambooth', '--project_name', 'Dreambooth_rabbit', '--training_model', 'starter', '--regularization_images', others, '--training_images', folder,
+                    '--max_training_steps', '3', '--class_word', 'rabbit', '--token', 'tiantian', '--flip_p', '0', '--learning_rate', '1.0e-06',
+                    '--save_every_x_steps', '2', '--debug', 'False', cwd=tmp_path)
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
+    run = tmp_path/'Dreambooth_rabbit'
+    about = read_lora_info(run/'Dreambooth_rabbit.safetensors')
+    assert 'tiantian rabbit' in about['ss_tag_frequency'] and about['ss_num_reg_images'] == '3'
+    config = json.loads((run/'config.json').read_text())
+    assert {k: config[k] for k in ('max_train_steps', 'flip_p', 'seed', 'save_every_steps')} == dict(max_train_steps=3, flip_p=0., seed=23, save_every_steps=2)
+
+def test_the_seeds_own_command_says_what_is_missing(tmp_path):
+    fails(automode('dreambooth', '--project_name', 'x', '--training_model', 'starter', cwd=tmp_path), '--training_images', '--token')
