@@ -44,8 +44,9 @@ class Parser(argparse.ArgumentParser):
 
     def unknown(self, flag, flags):
         "What to say about a flag that is not there"
-        near = get_close_matches(flag, flags, 1, .5)
-        return f'there is no flag {flag}' + (f'; did you mean {near[0]}?' if near else '')
+        name, names = flag.strip('-'), [o.strip('-') for o in flags]
+        near = get_close_matches(name, names, 1) or [o for o in names if len(name) > 3 and name in o]
+        return f'there is no flag {flag}' + (f'; did you mean --{near[0]}?' if near else '')
 
 # %% ../nbs/13_cli.ipynb #2a5be17f
 def add_flag(
