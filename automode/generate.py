@@ -7,7 +7,7 @@ __all__ = ['open_base', 'find_lora', 'put_lora', 'load_pipeline', 'unread', 'dra
            'generate', 'sheet', 'compare']
 
 # %% ../nbs/08_generate.ipynb #4fc71b89
-import logging, re, textwrap, warnings
+import logging, re, warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from . import __version__
 from .core import Problem, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet, write_whole
+from .images import wrap_text
 from .lora import read_lora_info
 from .models import read_pipeline
 
@@ -227,8 +228,7 @@ def _title(
 ) -> Image.Image: # The text, wrapped, black on white
     "Write `text` into a small picture"
     font = ImageFont.load_default(size)
-    chars = max(4, int(width/font.getlength('a picture of x')*14))
-    lines = textwrap.wrap(text, chars) or ['']
+    lines = wrap_text(text, font, width - 4, max_lines=6) or ['']
     image = Image.new('RGB', (width, len(lines)*(size + 4) + 4), 'white')
     for i, line in enumerate(lines):
         ImageDraw.Draw(image).text((width/2, 2 + i*(size + 4)), line, fill='#222', font=font, anchor='ma')

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'find_images', 'is_inside', 'BadImage', 'to_rgb', 'open_image', 'check_images',
-           'fit_image', 'to_pixel_values', 'to_image', 'image_grid', 'data_uri']
+           'fit_image', 'to_pixel_values', 'to_image', 'image_grid', 'wrap_text', 'data_uri']
 
 # %% ../nbs/01_images.ipynb #9318d801
 import base64, io, math, os
@@ -175,7 +175,7 @@ def image_grid(
     images = list(images)
     if not images: raise Problem('there is no picture to show')
     cols, gap, font = cols or min(len(images), max(1, 768//size)), 6, ImageFont.load_default(max(9, size//8))
-    texts = [_wrapped(o, font, size) for o in labels or ['']*len(images)]
+    texts = [wrap_text(o, font, size) for o in labels or ['']*len(images)]
     line = int(font.size*1.25)
     room = line*max(len(o) for o in texts) + (4 if labels else 0)
     rows = math.ceil(len(images)/cols)
@@ -190,7 +190,7 @@ def image_grid(
     return grid
 
 # %% ../nbs/01_images.ipynb #a1cdcfbf
-def _wrapped(
+def wrap_text(
     text:str, # A label, however long
     font:Any, # The font it is drawn with
     width:int, # Pixels that a line may take
