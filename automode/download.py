@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SOURCES', 'Downloaded', 'safe_stem', 'choose_stems', 'read_addresses', 'read_sources', 'download_images']
 
-# %% ../nbs/02_download.ipynb #920322dc
-import hashlib, os, queue, re, threading, unicodedata
+# %% ../nbs/02_download.ipynb #1b1c4333
+import hashlib, os, queue, re, threading, time, unicodedata
 from collections import Counter, defaultdict, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -16,9 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from .core import Problem, append_row, progress, read_rows, write_whole
 from .images import IMAGE_SUFFIXES
-from .web import fetch_image, is_address, parse_address, show_address
+from .web import Busy, fetch_image, is_address, parse_address, show_address
 
-# %% ../nbs/02_download.ipynb #88e04594
+# %% ../nbs/02_download.ipynb #77c91f23
 _reserved = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.I) # Names that Windows keeps for devices
 
 def safe_stem(
@@ -33,7 +33,7 @@ def safe_stem(
     if not text: text = re.sub(r'[^a-z0-9.-]', '_', parts.hostname or '')[:100].strip('.-') or 'picture'
     return f'_{text}' if _reserved.fullmatch(text) else text
 
-# %% ../nbs/02_download.ipynb #65b4abcf
+# %% ../nbs/02_download.ipynb #950e3d60
 def choose_stems(
     addresses:Iterable[str], # Addresses that need a name
     known:dict[str,str]={}, # File names that addresses had before
@@ -49,7 +49,7 @@ def choose_stems(
         else: stems[address] = f'{stem}-{hashlib.sha256(address.encode(errors="replace")).hexdigest()[:8]}'
     return stems
 
-# %% ../nbs/02_download.ipynb #28b64ba2
+# %% ../nbs/02_download.ipynb #ec566b1e
 def read_addresses(
     path:str|Path, # A text file, an address a line
 ) -> list[str]: # The addresses, each once, in their order
@@ -65,7 +65,7 @@ def read_addresses(
     if not lines: raise Problem(f"there are no addresses in '{path}'; write one a line")
     return list(dict.fromkeys(o for _, o in lines))
 
-# %% ../nbs/02_download.ipynb #5577f2f2
+# %% ../nbs/02_download.ipynb #03cee3b7
 SOURCES = '.automode/sources.jsonl' # Where a folder keeps the addresses that its pictures came from
 
 def read_sources(
@@ -95,7 +95,7 @@ def _save(
         raise Problem(f"'{path}' could not be written ({e.strerror}); make room or give another folder, and run the same "
                       "again") from e
 
-# %% ../nbs/02_download.ipynb #6797f40a
+# %% ../nbs/02_download.ipynb #03f6e3b9
 def _in_lanes(
     work:Callable[[str],None], # What to do with an address
     addresses:Iterable[str], # The addresses
@@ -124,7 +124,20 @@ def _in_lanes(
         stop.set()
         pool.shutdown(cancel_futures=True)
 
-# %% ../nbs/02_download.ipynb #6d3993a0
+# %% ../nbs/02_download.ipynb #7d7fab47
+def _fetch_patiently(
+    url:str, # An http or https address
+    *limits, # Passed on to `fetch_image`
+    pauses:tuple=(2, 10), # Seconds to wait, at least, before each further attempt
+    max_pause:float=20., # Seconds to wait, at the most
+) -> tuple[bytes,str]: # The picture's file, and the suffix of its format
+    "Fetch a picture, and ask again when the server is busy"
+    for pause in pauses:
+        try: return fetch_image(url, *limits)
+        except Busy as e: time.sleep(min(max(pause, e.wait), max_pause))
+    return fetch_image(url, *limits)
+
+# %% ../nbs/02_download.ipynb #aa7af821
 Downloaded = namedtuple('Downloaded', 'saved kept rejected')
 
 def download_images(
@@ -150,7 +163,7 @@ def download_images(
     stems = choose_stems([o for o in addresses if o not in kept and o not in rejected], known, os.listdir(out))
     def get(address):
         "Fetch one and save it, or keep the reason"
-        try: data, suffix = fetch_image(address, timeout, max_bytes, allow_private)
+        try: data, suffix = _fetch_patiently(address, timeout, max_bytes, allow_private)
         except Problem as e: rejected[address] = str(e); return
         name = stems[address] + suffix
         with lock: _save(out/name, address, data, note=known.get(address) != name)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Address', 'MAX_REDIRECTS', 'is_address', 'parse_address', 'show_address', 'is_public', 'look_up', 'find_proxy',
-           'check_address', 'TooLarge', 'fetch', 'image_suffix', 'fetch_image']
+           'check_address', 'TooLarge', 'Busy', 'fetch', 'image_suffix', 'fetch_image']
 
-# %% ../nbs/01_web.ipynb #b67fc515
+# %% ../nbs/01_web.ipynb #e0fbfebf
 import base64, http.client, io, ipaddress, math, queue, re, socket, ssl, string, threading, time
 from collections import namedtuple
 from contextlib import contextmanager
@@ -21,14 +21,14 @@ from . import __version__
 from .core import Problem
 from .images import MAX_PIXELS, _formats
 
-# %% ../nbs/01_web.ipynb #dcccbe92
+# %% ../nbs/01_web.ipynb #67d90b42
 def is_address(
     text:str, # What a person typed
 ) -> bool: # Is it an address, of whatever kind?
     "Tell an address such as `https://…` from a file or folder"
     return re.match(r'[a-z][a-z0-9+.-]+://', str(text).strip(), re.I) is not None
 
-# %% ../nbs/01_web.ipynb #e6f1ba09
+# %% ../nbs/01_web.ipynb #65a4ba2b
 Address = namedtuple('Address', 'url scheme host port target places', defaults=((),))
 
 def parse_address(
@@ -59,7 +59,7 @@ def show_address(
     text = re.sub(r'(?<=://)[^/?#]*@', '…@', ''.join(o if o.isprintable() else '�' for o in str(url)))
     return f"'{text if len(text) <= 120 else text[:80] + '…' + text[-39:]}'"
 
-# %% ../nbs/01_web.ipynb #0fb4522b
+# %% ../nbs/01_web.ipynb #d6619525
 def _host(
     url:str, # The address, for messages
     host:str, # Its host, in lower case
@@ -82,15 +82,15 @@ def _host(
                                      "write it as four numbers, such as 93.184.215.14") from None
 
 def _netloc(
-    scheme:str, # http or https
+    scheme:str, # http or https; empty to name every port
     host:str, # Host
     port:int, # Port
 ) -> str: # As the `Host` header has it
-    "Host and port, where the port is not the usual one"
+    "Host and port, without the port that goes without saying"
     name = f'[{host}]' if ':' in host else host
     return name if (scheme, port) in (('http', 80), ('https', 443)) else f'{name}:{port}'
 
-# %% ../nbs/01_web.ipynb #8e1e0ec0
+# %% ../nbs/01_web.ipynb #a721a9b4
 _public6, _wraps4 = ipaddress.ip_network('2000::/3'), ipaddress.ip_network('64:ff9b::/96')
 
 def is_public(
@@ -104,7 +104,7 @@ def is_public(
         if ip not in _public6 or ip.sixtofour or ip.teredo: return False
     return ip.is_global and not ip.is_multicast
 
-# %% ../nbs/01_web.ipynb #7b21f004
+# %% ../nbs/01_web.ipynb #70c7891d
 def look_up(
     host:str, # A name or a number
     port:int, # Port
@@ -122,15 +122,15 @@ def look_up(
     if isinstance(found, Exception): raise found
     return list(dict.fromkeys((family, place) for family, _, _, _, place in found))
 
-# %% ../nbs/01_web.ipynb #0876c829
+# %% ../nbs/01_web.ipynb #8a8b16d0
 def find_proxy(
     address:Address, # Where to
 ) -> Address|None: # The proxy, its `target` holding the user and password for it; None for a direct way
     "The proxy that the environment names for `address`"
     proxies = getproxies_environment()
     url = proxies.get(address.scheme) or proxies.get('all')
-    name = f'[{address.host}]' if ':' in address.host else address.host
-    if not url or _is_local(address.host) or proxy_bypass_environment(f'{name}:{address.port}', proxies): return
+    name = _netloc('', address.host, address.port)
+    if not url or _is_local(address.host) or proxy_bypass_environment(name, proxies): return
     try: parts = urlsplit(url if '://' in url else f'http://{url}'); host, port = parts.hostname, parts.port or 80
     except ValueError: host = None
     if not host or parts.scheme != 'http':
@@ -148,7 +148,7 @@ def _is_local(
     except ValueError: return False
     return ip.is_loopback or ip.is_unspecified or bool(getattr(ip, 'ipv4_mapped', None) and ip.ipv4_mapped.is_loopback)
 
-# %% ../nbs/01_web.ipynb #65cb68fc
+# %% ../nbs/01_web.ipynb #6dbb9716
 _own_names = ('localhost', 'local', 'internal', 'lan', 'home.arpa') # Endings that are never on the public internet
 
 def check_address(
@@ -170,7 +170,7 @@ def check_address(
     if not allow_private and not all(is_public(place[0]) for _, place in places): raise private
     return address._replace(places=tuple(places))
 
-# %% ../nbs/01_web.ipynb #c9e04ce5
+# %% ../nbs/01_web.ipynb #c9880200
 def _left(
     deadline:float, # A moment, as `time.monotonic` counts
 ) -> float: # Seconds, more than 0
@@ -208,7 +208,7 @@ class _Limited(io.RawIOBase):
         if self.room < 0: raise TooLarge
         return size
 
-# %% ../nbs/01_web.ipynb #885536a5
+# %% ../nbs/01_web.ipynb #292a6dca
 def _connect(
     places:Iterable[tuple], # What `look_up` found
     deadline:float, # When to be done
@@ -237,7 +237,9 @@ def _tls() -> ssl.SSLContext: # What trusts the certificates that this machine t
         context.load_verify_locations(certifi.where())
     return context
 
-# %% ../nbs/01_web.ipynb #54327f57
+# %% ../nbs/01_web.ipynb #5b379c30
+_agent = f'automode/{__version__} (https://github.com/Republic1024/Automode_LoRA)' # Who asks, and where to complain
+
 def _ask(
     sock:socket.socket, # An open connection
     address:Address, # Where it leads, or for a proxy where it should lead
@@ -247,10 +249,10 @@ def _ask(
 ) -> http.client.HTTPResponse: # The answer, its body not yet read
     "Send a request and read the head of the answer"
     deadline, max_bytes = limits
-    headers = {'Host': _netloc(address.scheme, address.host, address.port), 'User-Agent': f'automode/{__version__}',
-               'Accept': 'image/*', 'Accept-Encoding': 'identity', 'Connection': 'close'}
+    headers = {'Host': _netloc(address.scheme, address.host, address.port), 'User-Agent': _agent, 'Accept': 'image/*',
+               'Accept-Encoding': 'identity', 'Connection': 'close'}
     target = address.url if proxy else address.target
-    if method == 'CONNECT': target = headers['Host'] = f'{headers["Host"].removesuffix(f":{address.port}")}:{address.port}'
+    if method == 'CONNECT': target = headers['Host'] = _netloc('', address.host, address.port)
     if proxy and proxy.target: headers['Proxy-Authorization'] = 'Basic ' + base64.b64encode(proxy.target.encode()).decode()
     connection = http.client.HTTPConnection(address.host, address.port)
     connection.sock = _Limited(sock, deadline, max_bytes + 2**20)
@@ -277,7 +279,7 @@ def _opened(
         yield sock, proxy
     finally: sock.close()
 
-# %% ../nbs/01_web.ipynb #d5a9f9d4
+# %% ../nbs/01_web.ipynb #997b874a
 def _read_body(
     response:http.client.HTTPResponse, # The answer
     max_bytes:int, # The most bytes
@@ -295,6 +297,16 @@ def _read_body(
     if not data: raise Problem('the server sends nothing')
     return bytes(data)
 
+class Busy(Problem):
+    "A server that asks us to come back later"
+    def __init__(
+        self,
+        text:str, # What to say
+        wait:str|None=None, # Seconds until it may be asked again, if it says so
+    ):
+        super().__init__(text)
+        self.wait = int(wait) if re.fullmatch(r'[0-9]{1,6}', str(wait)) else 0
+
 def _get(
     url:str, # Where to ask
     limits:tuple[float,int], # Deadline, and the most bytes
@@ -306,12 +318,12 @@ def _get(
         response = _ask(sock, address, limits, proxy=proxy)
         if response.status in (301, 302, 303, 307, 308) and (place := response.headers.get('Location')):
             return b'', urljoin(address.url, place.encode('latin-1', 'replace').decode('utf-8', 'replace'))
-        if response.status != 200:
-            later = '; try again later' if response.status == 429 or response.status >= 500 else ''
-            raise Problem(f'the server answers {response.status} {response.reason[:60]}'.rstrip() + later)
+        said = f'the server answers {response.status} {response.reason[:60]}'.rstrip()
+        if response.status in (429, 503): raise Busy(f'{said}; try again later', response.headers.get('Retry-After'))
+        if response.status != 200: raise Problem(f'{said}; try again later' if response.status >= 500 else said)
         return _read_body(response, limits[1]), ''
 
-# %% ../nbs/01_web.ipynb #4ffe942a
+# %% ../nbs/01_web.ipynb #16069ed6
 @contextmanager
 def _explained(
     url:str, # The address that a person gave
@@ -324,19 +336,21 @@ def _explained(
     except Problem as e:
         if str(e).startswith("'"): raise
         advice = '' if ';' in str(e) else '; open it in a browser and copy the address of the picture itself'
-        raise Problem(f'{start}{e}{advice}') from e
+        text = start + ''.join(o if o.isprintable() else ' ' for o in str(e)) + advice
+        raise (Busy(text, e.wait) if isinstance(e, Busy) else Problem(text)) from e
     except TooLarge: raise Problem(f'{start}it is larger than {max_bytes:,} bytes; raise --max_bytes to take it') from None
     except TimeoutError as e:
         raise Problem(f'{start}it took longer than {timeout:g} s; try again later, or raise --timeout') from e
     except ssl.SSLCertVerificationError as e:
         raise Problem(f'{start}its certificate is not valid ({e.verify_message}); check the spelling of the address') from e
+    except http.client.IncompleteRead: raise Problem(f'{start}the connection broke off; try again') from None
     except OSError as e:
         why = ' '.join(str(e.strerror or e).split())[:120] or type(e).__name__
         raise Problem(f'{start}{why}; check the address and the network, and try again') from e
     except (http.client.HTTPException, ValueError) as e:
         raise Problem(f'{start}the server does not speak HTTP as it should ({type(e).__name__}); check the address') from e
 
-# %% ../nbs/01_web.ipynb #c725d4d3
+# %% ../nbs/01_web.ipynb #5f444757
 MAX_REDIRECTS = 5 # As many as a real site needs; more is a loop
 
 def fetch(
@@ -359,7 +373,7 @@ def fetch(
             place = onward
         raise Problem(f'it leads on more than {MAX_REDIRECTS} times')
 
-# %% ../nbs/01_web.ipynb #cf0c97f3
+# %% ../nbs/01_web.ipynb #a1e11d8d
 _suffixes = dict(JPEG='.jpg', MPO='.jpg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif', AVIF='.avif',
                  HEIF='.heic')
 
