@@ -222,7 +222,7 @@ def _connect(
             sock.settimeout(_left(deadline)/(len(places) - n))
             sock.connect(place)
             if allow_own or sock.getpeername()[0] != sock.getsockname()[0]: return sock
-            raise Problem('it is this machine')
+            raise Problem('it is this machine; allow that with --allow_private')
         except OSError as e: error = e; sock.close()
         except BaseException: sock.close(); raise
     raise error
