@@ -145,7 +145,7 @@ _SMALL = ('a an the of and or with in on at to by for from under over near is ar
           'between above below inside into while as it its his her their there this').split()
 _MEANT = set('very really so more again over on up down round through out by'.split())
 _LAST = rf"(?=\s*(?:$|[.,;:!?)]|(?:{'|'.join(_SMALL)})\b|\w+ing\b))"
-_AGAIN = re.compile(r"(?<![\w'’-])((?!and\s)(?:[\w'’-]+\s+){0,9}(?!and\b)[\w'’-]+)((?:(?:\s+and)?\s+\1)+)(?![\w'’-])", re.I)
+_AGAIN = re.compile(r"(?<![\w'’-])((?!and\s)(?:[\w'’-]+\s+){0,9}?(?!and\b)[\w'’-]+)((?:(?:\s+and)?\s+\1)+)(?![\w'’-])", re.I)
 
 def _once(
     found:re.Match, # `X`, and what repeats it
