@@ -118,7 +118,8 @@ def replace_text(
     pattern = _compile(find, regex, whole_words, ignore_case)
     try: found = pattern.sub(replace if regex else lambda _: replace, text, timeout=SECONDS)
     except TimeoutError:
-        raise Problem(f"the pattern '{find}' takes more than {SECONDS:g} s on the caption '{text[:60]}'; make it simpler") from None
+        raise Problem(f"the pattern '{find}' takes more than {SECONDS:g} s on the caption '{text[:60]}'; "
+                      'make it simpler') from None
     except (ValueError, IndexError, _error_class()) as e:
         raise Problem(f"'{replace}' cannot be put in the place of '{find}': {e}; a group is written \\1") from None
     return tidy_caption(found) if found != text and not replace.strip() else found
@@ -207,9 +208,13 @@ def select_rows(
     for o in status:
         if o not in STATUSES: raise Problem(f"'{o}' is not a status; say one of {', '.join(STATUSES)}")
     pattern = None if text is None else _compile(text, regex, False, True)
-    named = None if names is None else re.compile('|'.join(map(translate, [names] if isinstance(names, str) else names)) or '(?!)')
+    names = [names] if isinstance(names, str) else names
+    named = None if names is None else re.compile('|'.join(map(translate, names)) or '(?!)')
     lacks = None if missing is None else re.compile(_whole(re.escape(missing)), re.I)
-    def meets(row):
+    def meets(
+        row:dict, # A row
+    ) -> bool: # Is it one of them?
+        "Test a row"
         caption, score = row.get('text') or '', row.get('score')
         return ((not pattern or bool(pattern.search(caption, timeout=SECONDS))) and not (lacks and lacks.search(caption))
                 and (not status or (row.get('status') or 'auto') in status)
@@ -241,7 +246,8 @@ def _record(
     try:
         append_row(path, dict(id=os.urandom(6).hex(), time=strftime('%Y-%m-%d %H:%M:%S'), **line))
         with open(path, 'rb+') as f: os.fsync(f.fileno())
-    except OSError as e: raise Problem(f"'{path}' cannot be written ({e.strerror}), so nothing was changed; make room or change its rights") from None
+    except OSError as e: raise Problem(f"'{path}' cannot be written ({e.strerror}), so nothing was changed; "
+                                      'make room or change its rights') from None
 
 # %% ../nbs/02_edits.ipynb #5e01c74c
 def _holds(
@@ -303,11 +309,11 @@ def _mark(
     same:Callable[[str],str], # How to show the others
 ) -> str: # Both in one
     "Show two captions as one, with the words that differ"
-    old, new, out = before.split(), after.split(), []
+    old, new, out = *(re.findall(r"\s+|[\w'’-]+|[^\w\s]", o) for o in (before, after)), []
     for op, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if op == 'equal': out.append(same(' '.join(old[a:b])))
-        else: out += ([gone(' '.join(old[a:b]))] if b > a else []) + ([come(' '.join(new[c:d]))] if d > c else [])
-    return ' '.join(out)
+        if op == 'equal': out.append(same(''.join(old[a:b])))
+        else: out += ([gone(''.join(old[a:b]))] if b > a else []) + ([come(''.join(new[c:d]))] if d > c else [])
+    return ''.join(out)
 
 def _plain(
     text:str, # Anything
@@ -354,7 +360,8 @@ def _table_row(
     try: picture = f'<img alt="" src="{data_uri(open_image(dataset.path({"file_name": name}), at_least=128), 64)}">'
     except Problem: picture = ''
     tag = lambda name, style: lambda o: f'<{name} style="{style}">{html.escape(o)}</{name}>'
-    text = _mark(before, after, tag('del', 'color:#b00;opacity:.7'), tag('ins', 'background:#8883;text-decoration:none;font-weight:600'), html.escape)
+    text = _mark(before, after, tag('del', 'color:#b00;opacity:.7'),
+                 tag('ins', 'background:#8883;text-decoration:none;font-weight:600'), html.escape)
     return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{html.escape(name)}</small><br>{text}</td></tr>')
 
 # %% ../nbs/02_edits.ipynb #70d644c8
@@ -391,7 +398,7 @@ def edit_captions(
 ) -> Changes: # What changed
     "Change the captions of a dataset; `undo` takes it back"
     dataset = _open(dataset)
-    steps = [o if isinstance(o, Edit) else Edit(getattr(o, '__name__', 'a function'), lambda t, r, o=o: o(t)) for o in steps]
+    steps = [_as_edit(o) for o in steps]
     if not steps: raise Problem('there is nothing to do; say what to change in the captions')
     changes, looked = _find_changes(dataset, steps, where, excluded)
     texts = {name: (o['text'][0] or '', o['text'][1]) for name, o in changes.items()}
@@ -400,6 +407,14 @@ def edit_captions(
     closing = f"{'would change' if dry_run else 'changed'} {len(texts)} of {looked} captions"
     if empty: closing += f', of which {empty} {"would be" if dry_run else "are"} empty now'
     return Changes(dataset, texts, closing + (' (dry run: nothing was written)' if dry_run else ''), show)
+
+def _as_edit(
+    step:Edit|Callable[[str],str], # A step, perhaps a function of the caption alone
+) -> Edit: # The step with its words
+    "Name a step"
+    if isinstance(step, Edit): return step
+    name = getattr(step, '__name__', '<')
+    return Edit('a function' if name.startswith('<') else name, lambda text, row: step(text))
 
 def _open(
     dataset:Dataset|str|Path, # A dataset or its folder
