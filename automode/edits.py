@@ -309,9 +309,10 @@ def _mark(
     same:Callable[[str],str], # How to show the others
 ) -> str: # Both in one
     "Show two captions as one, with the words that differ"
-    old, new, out = *(re.findall(r"\s+|[\w'’-]+|[^\w\s]", o) for o in (before, after)), []
-    for op, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if op == 'equal': out.append(same(''.join(old[a:b])))
+    old, new, out = *(re.findall(r"[\w'’-]+\s*|[^\w\s]\s*", o) for o in (before, after)), []
+    matcher = difflib.SequenceMatcher(None, [o.strip() for o in old], [o.strip() for o in new], autojunk=False)
+    for op, a, b, c, d in matcher.get_opcodes():
+        if op == 'equal': out.append(same(''.join(max(o, key=len) for o in zip(old[a:b], new[c:d]))))
         else: out += ([gone(''.join(old[a:b]))] if b > a else []) + ([come(''.join(new[c:d]))] if d > c else [])
     return ''.join(out)
 
