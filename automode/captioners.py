@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FLORENCE_TASKS', 'REQUEST', 'CAPTIONERS', 'WritingCaptioner', 'chosen_log_probs', 'GitCaptioner', 'Blip2Captioner',
-           'Florence2Captioner', 'ChatCaptioner', 'FunctionCaptioner', 'as_captioned', 'as_captioner', 'captioner_kind',
-           'load_processor', 'load_captioner']
+           'Florence2Captioner', 'shrunk', 'ChatCaptioner', 'FunctionCaptioner', 'as_captioned', 'as_captioner',
+           'captioner_kind', 'load_processor', 'load_captioner']
 
 # %% ../nbs/03_captioners.ipynb #bc856ab9
 import hashlib, inspect, math, re
@@ -15,7 +15,7 @@ from typing import Any, Callable, Sequence
 import torch
 from fastcore.basics import patch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor, BatchFeature, PreTrainedConfig, ProcessorMixin
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
@@ -241,10 +241,21 @@ class Florence2Captioner(WritingCaptioner):
         return self.processor(images=images, text=[task]*len(images), return_tensors='pt')
 
 # %% ../nbs/03_captioners.ipynb #09ed35d0
+def shrunk(
+    image:Image.Image, # A picture of any size
+    max_pixels:int, # Its largest area
+) -> Image.Image: # The picture itself if it is small enough
+    "Make a picture smaller, in the same shape, when it has more than `max_pixels`"
+    scale = math.sqrt(max_pixels/(image.width*image.height))
+    return image if scale >= 1 else image.resize([max(1, int(o*scale)) for o in image.size], Image.Resampling.LANCZOS)
+
+# %% ../nbs/03_captioners.ipynb #5bf8dc7d
 REQUEST = 'Describe this picture in one sentence.'
 
 class ChatCaptioner(WritingCaptioner):
     "Describes pictures with a model that answers requests"
+    max_pixels = 1024*1024 # Larger pictures are made smaller before the model sees them
+
     def request(
         self,
         prompt:str, # A request, or what the template has a place for
@@ -260,7 +271,8 @@ class ChatCaptioner(WritingCaptioner):
     ) -> BatchFeature: # What the model takes
         "Pictures and the chat, padded on the left; a start token that the template wrote is not written twice"
         text, start = self.chat(prompt), self.processor.tokenizer.bos_token
-        return self.processor(images=[[o] for o in images], text=[text]*len(images), padding=True, return_tensors='pt',
+        small = [[shrunk(o, self.max_pixels)] for o in images]
+        return self.processor(images=small, text=[text]*len(images), padding=True, return_tensors='pt',
                               add_special_tokens=not (start and text.startswith(start)))
 
     def said(
@@ -377,6 +389,7 @@ def load_processor(
     class PictureProcessor(whole):
         "The processor without its part for videos"
         get_attributes = classmethod(lambda cls: [o for o in whole.get_attributes() if o != 'video_processor'])
+        apply_chat_template = ProcessorMixin.apply_chat_template    # SmolVLM's own wants to know about videos
     try: return PictureProcessor.from_pretrained(path, video_processor=None)
     except ImportError as e: raise _lacking(path, e) from e
 
