@@ -76,7 +76,7 @@ def prepare(
 ) -> torch.Tensor: # Shape (3, height, width), whole numbers from 0 to 255
     "The picture in the size that the model sees; the call takes it in place of the picture"
     small = image.resize(self.size, self.processor.image_processor.resample)
-    return torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(np.asarray(small).transpose(2, 0, 1)))
 
 @patch
 def pixel_values(
@@ -87,7 +87,7 @@ def pixel_values(
     settings = self.processor.image_processor
     levels = torch.stack([self.prepare(o) if isinstance(o, Image.Image) else o for o in images]).to(self.model.device)
     mean, std = (torch.tensor(o, device=levels.device).view(3, 1, 1) for o in (settings.image_mean, settings.image_std))
-    return ((levels * settings.rescale_factor - mean) / std).to(self.model.dtype)
+    return levels.float().mul_(settings.rescale_factor / std).sub_(mean / std).to(self.model.dtype)
 
 # %% ../nbs/03_blip.ipynb #1cce5a2a
 @patch
