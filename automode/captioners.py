@@ -366,10 +366,11 @@ def captioner_kind(
     if kind == 'blip': return BlipCaptioner
     if kind in CAPTIONERS: return CAPTIONERS[kind]
     if classes[0].endswith('ForImageClassification') and kind != 'timm_wrapper': return Tagger
-    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or kind not in CONFIG_MAPPING_NAMES and config.get('auto_map'):
-        return ChatCaptioner
-    if 'architecture' in config or kind == 'timm_wrapper': raise Problem(f"'{name}' is a timm model, which transformers cannot load "
-        "here; take a copy that was converted for transformers, or wrap it in a function (as_captioner)")
+    own_code = kind not in CONFIG_MAPPING_NAMES and config.get('auto_map')
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or own_code: return ChatCaptioner
+    if 'architecture' in config or kind == 'timm_wrapper':
+        raise Problem(f"'{name}' is a timm model, which transformers cannot load here; take a copy that was converted "
+                      "for transformers, or wrap it in a function (as_captioner)")
     if not kind: raise Problem(f"'{name}' has no config.json that says what kind of model it is; name the folder of a model")
     raise Problem(f"'{name}' is a {kind} model, which is no captioner here; BLIP, BLIP-2, GIT, Florence-2, chat models that see "
                   "pictures, and image classifiers are")
