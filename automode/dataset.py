@@ -98,7 +98,7 @@ def summary(
     reasons = list(_reasons(self).values())
     if reasons: text += f", {len(reasons)} cannot be used: {'; '.join(reasons[:5])}{' …' if len(reasons) > 5 else ''}"
     if kept := ', '.join(sorted({o for o in self._dropped.values() if o})): text += f'; the file as it was is kept as {kept}'
-    if self.conflicts: text += f'; {len(self.conflicts)} rows were changed by somebody else too, see .conflicts'
+    if self.conflicts: text += f'; changed by somebody else too: {len(self.conflicts)} (see conflicts, and the copy)'
     return text
 
 def _reasons(
@@ -176,7 +176,7 @@ def merge(
             mine.clear()
             mine.update(merged)
             if clash: clashes.append(theirs)
-    self.conflicts += clashes
+    self.conflicts = list({picture_key(o): o for o in self.conflicts + clashes}.values())
     here = {k: v for k, v in self.bad.items() if self._dropped.get(k) != ''}      # what we had to leave out is for them to keep
     self.bad, self._dropped = here | dropped | gone, self._dropped | dict.fromkeys(dropped, '')
     return len(clashes)
@@ -203,7 +203,8 @@ def _rejected(
     there = functools.lru_cache(None)(lambda name: bool(is_copy(name)) and (dataset.folder/name).exists())
     known = {(o['file_name'], o['kept']) for o in rows if 'kept' in o}
     old = [row for row, _ in map(parse_row, before.splitlines()) if row and isinstance(row.get('kept'), str)]
-    return b''.join(map(format_row, [o for o in old if there(o['kept']) and (str(o.get('file_name')), o['kept']) not in known] + rows))
+    old = [o for o in old if there(o['kept']) and (str(o.get('file_name')), o['kept']) not in known]
+    return b''.join(map(format_row, old + rows))
 
 # %% ../nbs/02_dataset.ipynb #ba5574fb
 _one_writer = threading.RLock()   # the lock keeps other processes away, this one other threads

@@ -77,7 +77,7 @@ def make_seeker(
 def parse_metadata(
     data:bytes, # What is in a `metadata.jsonl`
     folder:str|Path, # The folder that it describes
-) -> tuple[list[dict],dict[str,str],dict[str,str]]: # Good rows; lines that are none, and rows without a picture, each with the reason
+) -> tuple[list[dict],dict[str,str],dict[str,str]]: # Good rows; lines that are none, and rows without a picture, with reasons
     "Tell good rows from others; nothing in `data` stops it"
     rows, dropped, gone, known, seek = [], {}, {}, set(), make_seeker(folder)
     for n, line in enumerate(io.BytesIO(data), 1):
@@ -87,7 +87,7 @@ def parse_metadata(
         if where == 'out': trouble = _leads_out(row['file_name'])
         elif not trouble and picture_key(row) in known: trouble = f'{row["file_name"]!r} has a row already, above'
         if trouble.startswith('the "file_name"') and row['file_name'] not in dropped: key = row['file_name']
-        if trouble: dropped[key] = f'line {n} of {METADATA} cannot be used: {trouble}'
+        if trouble: dropped[key] = f'line {n} of {METADATA}: {trouble}'
         else:
             rows.append(row)
             known.add(picture_key(row))
