@@ -22,7 +22,8 @@ def own_folder(
     "Where automode keeps what no other program reads"
     own = Path(folder)/'.automode'
     if own.is_symlink() or own.is_file():
-        raise Problem(f"'{own}' is a {'link' if own.is_symlink() else 'file'} and not automode's folder; remove it and run the same again")
+        what = 'link' if own.is_symlink() else 'file'
+        raise Problem(f"'{own}' is a {what} and not automode's folder; remove it and run the same again")
     with writing(own): own.mkdir(exist_ok=True)
     return own
 
@@ -51,7 +52,7 @@ def _acquire(
     own = own_folder(folder)
     lock, note = FileLock(own/'lock', thread_local=False), own/'lock.json'
     with writing(own/'lock'):
-        try: lock.acquire(timeout=min(wait, 1.))
+        try: lock.acquire(timeout=min(max(wait, 0.), 1.))
         except Timeout:
             if wait > 1: print(f"waiting for {_read_holder(note)}, which works on '{folder}' …", file=sys.stderr, flush=True)
             try: lock.acquire(timeout=max(wait - 1., 0.))
