@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'find_images', 'is_inside', 'BadImage', 'to_rgb', 'open_image', 'picture_size',
-           'check_images', 'fit_image', 'to_pixel_values', 'to_image', 'image_grid', 'wrap_text', 'data_uri']
+           'check_images', 'crop_box', 'fit_image', 'to_pixel_values', 'to_image', 'image_grid', 'wrap_text',
+           'data_uri']
 
 # %% ../nbs/01_images.ipynb #9318d801
 import base64, io, math, os, struct
@@ -209,20 +210,25 @@ def _trouble(
     return ''
 
 # %% ../nbs/01_images.ipynb #d4b4b1ac
+def crop_box(
+    size:tuple[int,int], # Width and height of a picture
+    wanted:tuple[int,int], # Width and height that it is cut for; only their proportion matters
+    focus:tuple[float,float]=(.5, .5), # What should come to the middle, as shares of width and height
+) -> tuple[float,float,float,float]: # Left, top, right and bottom in pixels of the picture
+    "The largest part of a picture that has the proportion of `wanted`, around `focus`"
+    if not all(0 <= o <= 1 for o in focus): raise Problem(f'the focus {focus} is not in the picture; give shares from 0 to 1')
+    scale = min(o/w for o, w in zip(size, wanted))
+    box = [min(o, w*scale) for o, w in zip(size, wanted)]
+    left, top = (min(max(f*o - b/2, 0), o - b) for f, o, b in zip(focus, size, box))
+    return left, top, min(left + box[0], size[0]), min(top + box[1], size[1])
+
 def fit_image(
     image:Image.Image, # A picture of any shape
     size:tuple[int,int], # Width and height wanted
     focus:tuple[float,float]=(.5, .5), # What should come to the middle, as shares of width and height
 ) -> Image.Image: # A picture of exactly that size
     "Scale `image` to cover `size`, and cut out as much as fits around `focus`"
-    if not all(0 <= o <= 1 for o in focus): raise Problem(f'the focus {focus} is not in the picture; give shares from 0 to 1')
-    width, height = size
-    scale = min(image.width/width, image.height/height)
-    wide, high = min(width*scale, image.width), min(height*scale, image.height)
-    left = min(max(focus[0]*image.width - wide/2, 0), image.width - wide)
-    top = min(max(focus[1]*image.height - high/2, 0), image.height - high)
-    box = (left, top, min(left + wide, image.width), min(top + high, image.height))
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=3.)
+    return image.resize(tuple(size), Image.Resampling.LANCZOS, box=crop_box(image.size, size, focus), reducing_gap=3.)
 
 # %% ../nbs/01_images.ipynb #fd5b5dd4
 def to_pixel_values(
