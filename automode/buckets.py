@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Iterable, Mapping, Sequence
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .core import Problem, progress
 from .images import BadImage, crop_box, fit_image, image_grid, open_image, picture_size
@@ -123,10 +123,10 @@ def draw_crop(
     image:Image.Image, # An RGB picture
     bucket:tuple[int,int], # Width and height that it is cut to
     focus:tuple[float,float]=(.5, .5), # What should come to the middle, as shares of width and height
-) -> Image.Image: # The whole picture; what would be cut off is paled
+) -> Image.Image: # The whole picture; what would be cut off is greyed
     "Show what of a picture is kept"
     box = [round(o) for o in crop_box(image.size, bucket, focus)]
-    shown = Image.blend(image.convert('RGB'), Image.new('RGB', image.size, 'white'), .7)
+    shown = Image.blend(image.convert('RGB'), Image.new('RGB', image.size, 'grey'), .7)
     shown.paste(image.crop(box), box[:2])
     return shown
 
@@ -143,9 +143,11 @@ def draw_buckets(
     for bucket, paths in groups.items():
         small = tuple(max(1, round(o*scale)) for o in bucket)
         tile = Image.new('RGB', (size, size), 'white')
-        tile.paste(_example(paths, small, focus or {}), tuple((size - o)//2 for o in small))
+        left, top = ((size - o)//2 for o in small)
+        tile.paste(_example(paths, small, focus or {}), (left, top))
+        ImageDraw.Draw(tile).rectangle((left, top, left + small[0] - 1, top + small[1] - 1), outline='#888')
         tiles.append(tile)
-        labels.append(f'{bucket[0]} x {bucket[1]} {len(paths)} of {total}')
+        labels.append(f'{bucket[0]} x {bucket[1]}: {len(paths)} of {total}')
     return image_grid(tiles, labels, size=size)
 
 def _example(
