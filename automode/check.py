@@ -38,8 +38,8 @@ KINDS = { # kind: degree, title, what to do about it
     'small': ('warning', 'pictures smaller than they train at; they would be blurred', 'find larger ones, or lower --resolution'),
     'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
-    'named': ('note', 'captions without the token; it is put in front of them', 'nothing, or write {token} where it should be'),
-    'excluded': ('note', 'pictures that were excluded', 'nothing, or accept them in the review'),
+    'named': ('note', 'captions without the token; it is put in front of them', 'write {token} in a caption to have it elsewhere'),
+    'excluded': ('note', 'pictures that were excluded', 'accept them in the review to train on them'),
     'not done': ('note', 'things that could not be checked', 'see the reason'),
 }
 DEGREES = ('error', 'warning', 'note')
@@ -64,7 +64,7 @@ class Check:
     multiple:int # What the edges of its buckets are a multiple of
     token:str|None=None # The word that names the subject
     class_word:str|None=None # What kind of thing it is
-    rows:list[dict] = field(default_factory=list) # One a picture: file_name, size, bucket, focus, tokens, prompt, cut_off, problems
+    rows:list[dict] = field(default_factory=list) # One a picture: file_name, size, bucket, tokens, prompt, problems, …
     found:dict[str,Finding] = field(default_factory=dict) # Findings by kind
     buckets:dict[tuple[int,int],list[str]] = field(default_factory=dict) # Pictures by bucket
     room:int|None=None # Tokens that the base reads; None when they could not be counted
@@ -385,7 +385,8 @@ def _repr_html_(
     copies = ''.join(_side_by_side(self, o) for o in self.findings if o.groups)
     trouble = lambda row: [-sum(self.found[o].degree == degree for o in row['problems']) for degree in DEGREES]
     rows = sorted(self.rows, key=trouble)
-    head = ''.join(f'<th style="text-align:left">{o}</th>' for o in ('', 'picture', 'prompt', 'tokens', 'bucket', 'what was found'))
+    titles = ('', 'picture', 'prompt', 'tokens', 'bucket', 'what was found')
+    head = ''.join(f'<th style="text-align:left">{o}</th>' for o in titles)
     table = f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(_table_row(self, o) for o in rows[:50])}</tbody></table>'
     more = f'<p>and {len(rows) - 50} more</p>' if len(rows) > 50 else ''
     style = 'line-height:1.3;overflow-wrap:anywhere'
