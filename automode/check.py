@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'DEGREES', 'Finding', 'Check', 'read_resolution', 'load_tokenizer', 'cut_prompts', 'check_dataset']
 
 # %% ../nbs/06_check.ipynb #d8805695
-import html, json, os
+import html, json, os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from .dataset import METADATA, Dataset
 from .images import BadImage, data_uri, open_image, picture_size
 
 # %% ../nbs/06_check.ipynb #ed9d4079
-KINDS = { # kind: degree, title, what to do about it
+KINDS = { # degree, title, what to do about it
     'unusable': ('error', 'lines or names that cannot be used', f'mend them in {METADATA}, or rename the pictures'),
     'lost': ('error', 'rows without a picture', 'put the pictures back, or remove the rows'),
     'unreadable': ('error', 'pictures that cannot be read and would be left out', 'replace the files, or take them away'),
@@ -34,7 +34,7 @@ KINDS = { # kind: degree, title, what to do about it
     'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
     'same words': ('warning', 'pictures that all have the same caption', 'say of each picture what is special about it'),
     'copies': ('warning', 'pictures that are the same file as another', 'keep one of each group'),
-    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group, or it is learned by heart'),
+    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group; the rest teach nothing new'),
     'small': ('warning', 'pictures smaller than they train at; they would be blurred', 'find larger ones, or lower --resolution'),
     'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
@@ -107,8 +107,8 @@ def _read_rows(
     written = Dataset.read(folder) if (folder/METADATA).exists() else Dataset(folder)
     try: dataset = Dataset.start(folder)
     except Problem:
-        if not len(written): raise
-        dataset = written
+        if any(o['file_name'] not in written.bad for o in written) or not len(written): raise
+        dataset = written # not one picture is left
     known, names = {os.path.normpath(o['file_name']) for o in written}, {o['file_name'] for o in dataset}
     for name, reason in dataset.bad.items():
         check.add(*('lost', name) if name in names else ('unusable', name, reason))
@@ -125,6 +125,13 @@ def _read_rows(
     return sources
 
 # %% ../nbs/06_check.ipynb #3b626590
+def _names(
+    text:str, # A caption or a prompt
+    token:str|None, # The word that names the subject
+) -> bool: # True without a token, too
+    "Is `token` a word of `text`?"
+    return not token or bool(re.search(rf'(?<!\w){re.escape(token)}(?!\w)', text))
+
 def _check_prompts(
     check:Check, # Where findings go
     sources:dict[str,dict], # Rows of the dataset, by `file_name`
@@ -140,8 +147,8 @@ def _check_prompts(
                                problems=[]))
         holes = [o for o in ('token', 'class_word') if f'{{{o}}}' in text and not getattr(check, o)]
         if holes: check.add('hole', name, ' and '.join(f'{{{o}}}' for o in holes))
-        if token and prompt and token not in prompt: check.add('no trigger', name, prompt)
-        elif token and text and token not in text and '{token}' not in text: check.add('named', name)
+        if prompt and not _names(prompt, token): check.add('no trigger', name, prompt)
+        elif text and not _names(text, token) and '{token}' not in text: check.add('named', name)
     texts = [(o.get('text') or '').strip() for o in sources.values()]
     if len(texts) > 1 and texts[0] and len(set(texts)) == 1:
         for name in sources: check.add('same words', name, texts[0])
@@ -210,7 +217,7 @@ def _check_tokens(
     except Problem as e:
         check.add('not done', 'tokens', f"they are counted with the starter's tokenizer, which cuts words smaller ({e})")
         tokenizer, room = load_tokenizer('starter'), 75
-    check.room = room or min(tokenizer.model_max_length - 2, 10_000)
+    check.room = room or (tokenizer.model_max_length - 2 if tokenizer.model_max_length < 1000 else 75)
     rows = [o for o in check.rows if o['prompt'] is not None]
     for row, (n, cut_off) in zip(rows, cut_prompts(tokenizer, [o['prompt'] for o in rows], check.room)):
         row['tokens'], row['cut_off'] = n, cut_off
@@ -314,8 +321,9 @@ def _shorten(
     return text if len(text) <= most else text[:most - 1] + '…'
 
 @patch
-def __str__(
+def text(
     self:Check,
+    most:int=3, # Pictures to name for each finding, and prompts to show
 ) -> str: # Several lines
     "The findings by degree, some pictures of each, and what to do about them"
     lines = []
@@ -323,14 +331,17 @@ def __str__(
         lines += ['', f'{found.degree}: {found} ({KINDS[found.kind][2]})']
         if found.groups: shown = [', '.join(o) for o in found.groups]
         else: shown = [f'{name}: {detail}' if detail else name for name, detail in found.files.items()]
-        lines += [f'    {_shorten(o)}' for o in shown[:3]] + [f'    and {len(shown) - 3} more']*(len(shown) > 3)
+        lines += [f'    {_shorten(o)}' for o in shown[:most]] + [f'    and {len(shown) - most} more']*(len(shown) > most)
     if self.buckets: lines += ['', 'buckets: ' + ', '.join(f'{w} x {h}: {len(names)}' for (w, h), names in self.buckets.items())]
     prompts = Counter(o['prompt'] for o in self.trained)
     if prompts: lines += ['', f'prompts, of which {self.room} tokens are read:']
-    lines += [f'    {_shorten(o)}{f" ({n} pictures)" if n > 1 else ""}' for o, n in list(prompts.items())[:3]]
-    if len(prompts) > 3: lines.append(f'    and {len(prompts) - 3} more')
+    lines += [f'    {_shorten(o)}{f" ({n} pictures)" if n > 1 else ""}' for o, n in list(prompts.items())[:most]]
+    if len(prompts) > most: lines.append(f'    and {len(prompts) - most} more')
     what = f"'{_shorten(self.folder.resolve().name)}' for the base '{self.base}', at {self.resolution} pixels"
     return '\n'.join([what, *lines, '', self.summary()])
+
+@patch
+def __str__(self:Check): return self.text()
 
 @patch
 def __repr__(self:Check): return f'Check({self.summary()})'
