@@ -46,6 +46,12 @@ def _is_usable(
     "Tell whether `name` stays within its folder and can be written down as UTF-8"
     return not row_trouble(dict(file_name=name), Path('pictures')) and name.encode(errors='replace').decode() == name
 
+def _unnamed(
+    name:str, # A name that no row can hold
+) -> Found: # Why it cannot be used
+    "What is found of a picture whose name cannot be written down"
+    return Found(dict(file_name=ascii(name)), None, f'the name {name!r} is not UTF-8; rename that picture')
+
 def _without_row(
     folder:Path, # Any folder
     names:set[str], # Normal forms of the names that have a row
@@ -54,8 +60,7 @@ def _without_row(
     for path in _images(folder):
         name = path.relative_to(folder).as_posix()
         if os.path.normpath(name) in names: continue
-        if _is_usable(name): yield Found(new_row(name), path)
-        else: yield Found(dict(file_name=ascii(name)), None, f'the name {name!r} is not UTF-8; rename that picture')
+        yield Found(new_row(name), path) if _is_usable(name) else _unnamed(name)
 
 def find_automode(
     folder:str|Path, # A dataset of automode
@@ -155,6 +160,7 @@ def read_lines(
         if lines: return lines
     return []
 
+# %% ../nbs/02_formats.ipynb #f019add9
 def _beside(
     image:Path, # A picture
     folder:Path, # The folder that is being read
@@ -163,7 +169,7 @@ def _beside(
 ) -> Found: # The picture, with what is written beside it
     "Find the caption of one picture"
     name = image.relative_to(folder).as_posix()
-    if not _is_usable(name): return Found(dict(file_name=ascii(name)), None, f'the name {name!r} is not UTF-8; rename that picture')
+    if not _is_usable(name): return _unnamed(name)
     try: lines = read_lines(image, folder, suffixes)
     except Problem as e: return Found(dict(file_name=name), None, str(e))
     keys = keys_of(lines) if lines else {}
@@ -236,8 +242,10 @@ def _subsets(
     for dataset in config.get('datasets', []):
         for subset in dataset.get('subsets', []):
             options = config.get('general', {}) | {k: o for k, o in dataset.items() if k != 'subsets'} | subset
-            if 'metadata_file' in options: raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with caption files")
-            if not isinstance(options.get('image_dir'), str): raise Problem(f"'{path}' has a subset without an image_dir; add one")
+            if 'metadata_file' in options:
+                raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with caption files")
+            if not isinstance(options.get('image_dir'), str):
+                raise Problem(f"'{path}' has a subset without an image_dir; add one")
             yield options | dict(image_dir=path.parent/options['image_dir'])
 
 # %% ../nbs/02_formats.ipynb #7af1e85c
@@ -261,7 +269,8 @@ def find_kohya_toml(
         name, repeats = folder.resolve().name, options.get('num_repeats', 1)
         taken[name] = taken.get(name, 0) + 1
         if taken[name] > 1: name = f'{name} ({taken[name]})'
-        why = 'it is a regularization picture (is_reg)' if options.get('is_reg') else '' if repeats > 0 else 'its num_repeats is 0'
+        why = '' if repeats > 0 else 'its num_repeats is 0'
+        if options.get('is_reg'): why = 'it is a regularization picture (is_reg)'
         keys = _keys_of_subset(options)
         for image in find_images(folder):
             if image.parent != folder: continue
@@ -298,8 +307,7 @@ def _named(
     "Find pictures, and take their captions from their paths"
     for path in find_images(folder):
         name = path.relative_to(folder).as_posix()
-        if _is_usable(name): yield Found(new_row(name, caption_of(path)), path)
-        else: yield Found(dict(file_name=ascii(name)), None, f'the name {name!r} is not UTF-8; rename that picture')
+        yield Found(new_row(name, caption_of(path)), path) if _is_usable(name) else _unnamed(name)
 
 # %% ../nbs/02_formats.ipynb #d654ac05
 def caption_from_path(
@@ -409,7 +417,8 @@ def find_webdataset(
 ) -> Iterator[Found]: # Rows whose pictures are parts of tar files
     "Find the samples in tar files, in order"
     for shard in sorted(Path(path).glob('*.tar')) if Path(path).is_dir() else [Path(path)]:
-        for key, members in itertools.groupby(_members(shard, max_bytes), lambda o: o[0]): yield _sample(shard, key, list(members))
+        samples = itertools.groupby(_members(shard, max_bytes), lambda o: o[0])
+        yield from (_sample(shard, key, list(members)) for key, members in samples)
 
 # %% ../nbs/02_formats.ipynb #458f78c9
 class Reader(NamedTuple):
@@ -435,6 +444,13 @@ def _some_lines(
         except Problem: return ['']
     return [o for o in map(lines, images[:100]) if o]
 
+def _numbered_folder(
+    folder:Path, # The folder that is looked at
+    images:list[Path], # Pictures in it and below
+) -> str: # The first of its folders that is called like `10_rabbit`; empty when there is none
+    "Look for kohya's folders"
+    return next((o.parent.name for o in images if o.parent.parent == folder and _numbered.match(o.parent.name)), '')
+
 def _first_keys(
     path:Path, # A folder, perhaps with a `metadata.jsonl`
 ) -> set: # Keys of the first row that is one
@@ -449,14 +465,14 @@ readers = {
     'webdataset': Reader('tar files of pictures, captions and JSON with equal names',
         lambda p, o: 'there are .tar files' if p.suffix == '.tar' or not o and any(p.glob('*.tar')) else '', find_webdataset),
     'kohya-toml': Reader("a dataset TOML of kohya's sd-scripts",
-        lambda p, o: 'it is a .toml file' if p.suffix == '.toml' else
-                     'there is a dataset.toml, and no numbered folders' if (p/'dataset.toml').is_file() and not any(_numbered.match(i.parent.name) for i in o) else '', find_kohya_toml),
+        lambda p, o: 'it is a .toml file' if p.suffix == '.toml' else 'there is a dataset.toml, and no numbered folders'
+                     if (p/'dataset.toml').is_file() and not _numbered_folder(p, o) else '', find_kohya_toml),
     'automode': Reader('a dataset of automode: pictures and metadata.jsonl, nothing lost',
         lambda p, o: f'its {METADATA} has our keys' if {'status', 'auto_text'} <= _first_keys(p) else '', find_automode),
     'imagefolder': Reader('an imagefolder of Hugging Face: metadata.jsonl, .csv or .parquet, perhaps in train/ and test/',
         lambda p, o: next((f"there is a '{i.relative_to(p).as_posix()}'" for i in _find_tables(p)), ''), find_imagefolder),
     'kohya': Reader("folders for kohya's sd-scripts, as 10_tiantian rabbit, with .txt or .caption files",
-        lambda p, o: next((f"there is a folder '{i.parent.name}'" for i in o if i.parent.parent == p and _numbered.match(i.parent.name)), ''), find_kohya),
+        lambda p, o: f"there is a folder '{_numbered_folder(p, o)}'" if _numbered_folder(p, o) else '', find_kohya),
     'ai-toolkit': Reader('.txt files for ai-toolkit, with [trigger] for the token',
         lambda p, o: 'a caption has [trigger]' if '[trigger]' in str(_some_lines(o)) else '', find_aitoolkit),
     'onetrainer': Reader('.txt files for OneTrainer, each line a caption',
@@ -466,7 +482,7 @@ readers = {
     'joepenna': Reader("names by the rules of JoePenna's DreamBooth, as img@S being a good C.jpg",
         lambda p, o: next((f"there is a name with @, '{i.name}'" for i in o[:100] if '@' in i.stem), ''), find_joepenna),
     'everydream': Reader('captions as file names, numbered with _1, as for EveryDream2',
-        lambda p, o: 'most names are words with _ and a number behind' if _count(o, _words + r'.*_\d+$') else '', find_everydream),
+        lambda p, o: 'most names are words, with _ and a number' if _count(o, _words + r'.*_\d+$') else '', find_everydream),
     'filenames': Reader('captions as file names',
         lambda p, o: 'most names are words' if _count(o, _words) else '', find_filenames),
 }
@@ -483,7 +499,8 @@ def detect_format(
     "Find out how the captions in `path` are kept"
     path = Path(path)
     if not path.exists(): raise Problem(f"'{path}' is not there; check its spelling")
-    if path.is_file() and path.suffix not in ('.tar', '.toml'): raise Problem(f"'{path}' is a file; give a folder, a .tar or a .toml")
+    if path.is_file() and path.suffix not in ('.tar', '.toml'):
+        raise Problem(f"'{path}' is a file; give a folder, a .tar or a .toml")
     images = _images(path) if path.is_dir() else []
     for name, reader in readers.items():
         if reason := reader.detect(path, images): return Detected(name, reason)
@@ -511,8 +528,8 @@ def read_dataset(
     "Read captioned pictures where they lie"
     dataset = Dataset(folder)
     for found in find_pictures(folder, from_, **options):
-        if found.source is not None and not (isinstance(found.source, Path) and is_inside(found.source, folder) and dataset.path(found.row) == found.source):
-            raise Problem(f"the pictures of '{folder}' do not lie in it as they are; make a dataset of them with: automode convert {folder} OUT --to automode")
-        if found.source is not None: dataset.rows.append(found.row)
-        else: dataset.bad[found.row['file_name']] = found.reason
+        if found.source is None: dataset.bad[found.row['file_name']] = found.reason
+        elif dataset.path(found.row) == found.source: dataset.rows.append(found.row)
+        else: raise Problem(f"the pictures of '{folder}' do not lie in it by their names; "
+                            f"make a dataset of them with: automode convert {folder} OUT --to automode")
     return dataset

@@ -20,7 +20,8 @@ from PIL import Image
 
 from .core import Problem, progress, write_whole
 from .dataset import METADATA, Dataset, new_row, row_trouble
-from .formats import Found, Part, caption_from_name, caption_from_path, detect_format, find_pictures, join_lines, read_part, readers
+from .formats import Found, Part, caption_from_name, caption_from_path, detect_format, find_pictures
+from .formats import join_lines, read_part, readers
 from .images import IMAGE_SUFFIXES, is_inside
 
 # %% ../nbs/02_formats_out.ipynb #62984b31
@@ -95,6 +96,7 @@ def _explained(
         advice = 'make some room' if e.errno in full else 'give another folder'
         raise Problem(f"'{path}' could not be written ({e.strerror}); {advice} and run the same again") from e
 
+# %% ../nbs/02_formats_out.ipynb #42075d81
 class Output:
     "A folder that a conversion fills, file by file, each of them whole"
     def __init__(
@@ -166,7 +168,8 @@ def put(
 ) -> None:
     "Write one file whole, unless it is there already"
     path = self.folder/name
-    if name in self.now or row_trouble(dict(file_name=name), self.folder): raise Problem(f"the name {name!r} cannot be written to '{self.folder}'; rename that picture")
+    if name in self.now or row_trouble(dict(file_name=name), self.folder):
+        raise Problem(f"the name {name!r} cannot be written to '{self.folder}'; rename that picture")
     old = self.old.get(name)
     mine = old and path.is_file() and _stamp(path) == old[:2]
     is_there = mine and old[2:] == [sign] if callable(data) else _holds(path, data)
@@ -210,7 +213,8 @@ def finish(
     "Take away what an earlier try wrote and this one did not, and close the journal"
     for name in self.old.keys() - self.now.keys():
         path = self.folder/name
-        if not name or not path.is_file() or row_trouble(dict(file_name=name), self.folder) or _stamp(path) != self.old[name][:2]: continue
+        if not path.is_file() or row_trouble(dict(file_name=name), self.folder): continue
+        if _stamp(path) != self.old[name][:2]: continue                         # a person has changed it
         path.unlink()
         with contextlib.suppress(OSError): path.parent.rmdir()                  # an empty folder; another stays
     self._log.close()
@@ -254,7 +258,9 @@ def note_change(
     read_back:str, # The caption as the other program will read it
 ) -> None:
     "Note that a caption cannot be kept as it is"
-    if read_back != found.row['text'].strip(): out.changed.append(dict(file_name=found.row['file_name'], text=found.row['text'], read_back=read_back))
+    row = found.row
+    if read_back == row['text'].strip(): return
+    out.changed.append(dict(file_name=row['file_name'], text=row['text'], read_back=read_back))
 
 _splits = r'(train|training|test|testing|eval|evaluation|valid|validation|val|dev)'
 
@@ -267,6 +273,7 @@ def split_name(
     is_split = any(re.search(rf'(?<![a-z]){_splits}(?![a-z])', o.lower()) for o in rest.split('/')[:-1])
     return first, rest.replace('/', '-') if is_split else rest
 
+# %% ../nbs/02_formats_out.ipynb #7d28211a
 def plain_columns(
     rows:list[dict], # Rows with any values
 ) -> list[dict]: # Rows in which each key holds one kind of value
@@ -323,7 +330,8 @@ def flat_name(
     if suffix == '.jfif' and suffixes: suffix = '.jpg'
     if suffixes and suffix not in suffixes: return ''
     stem = Path(name).with_suffix('').as_posix().replace('/', '-')
-    return unique_name(stem if stem.count('_') < 4 else stem.replace('_', '-'), suffix, taken, limit=255 - max(0, 8 - len(suffix)))
+    if stem.count('_') >= 4: stem = stem.replace('_', '-')                      # kohya would look for a face's place
+    return unique_name(stem, suffix, taken, limit=255 - max(0, 8 - len(suffix)))
 
 def write_sidecars(
     items:Iterable[Found], # Pictures with their rows
@@ -372,13 +380,15 @@ def to_toml(
     "Write a configuration as TOML"
     value = lambda o: json.dumps(o, ensure_ascii=False).replace('\x7f', '\\u007f')  # JSON's strings, but for one character
     is_tables = lambda o: isinstance(o, list) and o and isinstance(o[0], dict)
-    lines = [f'{k if re.fullmatch("[A-Za-z0-9_-]+", k) else value(k)} = {value(o)}\n' for k, o in config.items() if not isinstance(o, dict) and not is_tables(o)]
+    key_of = lambda o: o if re.fullmatch('[A-Za-z0-9_-]+', o) else value(o)
+    lines = [f'{key_of(k)} = {value(o)}\n' for k, o in config.items() if not isinstance(o, dict) and not is_tables(o)]
     for key, o in config.items():
         path = f'{name}.{key}' if name else key
         if isinstance(o, dict): lines.append(f'\n[{path}]\n{to_toml(o, path)}')
         elif is_tables(o): lines += [f'\n[[{path}]]\n{to_toml(i, path)}' for i in o]
     return ''.join(lines)
 
+# %% ../nbs/02_formats_out.ipynb #27865309
 _for_kohya = ('.png', '.jpg', '.jpeg', '.webp', '.bmp')
 
 def _kohya_place(
@@ -397,14 +407,18 @@ def write_kohya(
     options:Options, # What the person asked for
 ) -> None:
     "Write folders as `10_tiantian rabbit`, and a `dataset.toml`"
-    taken, subsets = {}, {}
+    taken, subsets, root = {}, {}, os.path.realpath(out.folder)
     for found in items:
         repeats, tokens, name = _kohya_place(found.row, options)
         folder = f"{repeats}_{safe_name(tokens) or 'picture'}"
         name = flat_name(name, taken.setdefault(folder.casefold(), {}), _for_kohya)
-        if name: put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension, default=one_line(tokens))
-        else: out.reject(found.row, f"kohya's scripts do not read {Path(found.row['file_name']).suffix} files")
-        if name: subsets[folder] = dict(image_dir=str((out.folder/folder).resolve()), class_tokens=one_line(tokens), num_repeats=repeats)
+        if not name:
+            out.reject(found.row, f"kohya's scripts do not read {Path(found.row['file_name']).suffix} files")
+            continue
+        subset = dict(image_dir=os.path.join(root, folder), class_tokens=one_line(tokens), num_repeats=repeats)
+        subsets.setdefault(folder, subset)
+        put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension,
+                   default=subset['class_tokens'])
     config = dict(general=dict(caption_extension=options.caption_extension, enable_wildcard=False),
                   datasets=[dict(subsets=[subsets[o] for o in sorted(subsets)])])
     out.put('dataset.toml', to_toml(config).encode())
@@ -431,6 +445,7 @@ def _name_writer(
             out.rows.append(found.row | dict(file_name=name))
     return write
 
+# %% ../nbs/02_formats_out.ipynb #39fa753a
 def _joepenna_stem(
     n:int, # Number of the picture
     text:str, # Its caption
@@ -438,12 +453,24 @@ def _joepenna_stem(
     "Name a picture by the rules of JoePenna's DreamBooth"
     words = [{'{token}': 'S', '{class_word}': 'C'}.get(o, o) for o in safe_name(text.replace('@', ' ')).split()]
     for word in ('{token}', '{class_word}'):
-        if word in ' '.join(words): raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
+        if word in ' '.join(words):
+            raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
     return f"{n:05}@{' '.join(words)}" if words else f'{n:05}'
 
+def _everydream_stem(
+    n:int, # Number of the picture
+    text:str, # Its caption
+) -> str: # Its name; empty without a caption
+    "Name a picture for EveryDream2"
+    text = safe_name(text.replace('_', ' '))
+    return f'{text}_{n}' if text else ''
+
+_joepenna_caption = lambda o, options: caption_from_path(o, '.', options.token or '{token}', options.class_word or '{class_word}')
+
 write_filenames = _name_writer(lambda n, o: safe_name(o), lambda o, options: caption_from_name(o), ' ({})')
-write_everydream = _name_writer(lambda n, o: f"{safe_name(o.replace('_', ' '))}_{n}" if safe_name(o) else '', lambda o, options: caption_from_name(o, True), '_{}', ('.jpg', '.jpeg', '.png', '.bmp', '.webp'))
-write_joepenna = _name_writer(_joepenna_stem, lambda o, options: caption_from_path(o, '.', options.token or '{token}', options.class_word or '{class_word}'), '_{}', ('.jpg', '.jpeg', '.png'))
+write_everydream = _name_writer(_everydream_stem, lambda o, options: caption_from_name(o, True), '_{}',
+                                ('.jpg', '.jpeg', '.png', '.bmp', '.webp'))
+write_joepenna = _name_writer(_joepenna_stem, _joepenna_caption, '_{}', ('.jpg', '.jpeg', '.png'))
 
 # %% ../nbs/02_formats_out.ipynb #6c9e23b1
 def _tar_entries(
@@ -474,9 +501,10 @@ def write_tar(
         for name, data in itertools.chain.from_iterable(_tar_entries(n, field, o) for n, o in samples):
             info = tarfile.TarInfo(name)
             info.size, info.mode = _size(data), 0o644
-            with open(data, 'rb') if isinstance(data, Path) else io.BytesIO(read_part(data) if isinstance(data, Part) else data) as f:
-                archive.addfile(info, f)
+            if isinstance(data, Part): data = read_part(data)
+            with open(data, 'rb') if isinstance(data, Path) else io.BytesIO(data) as f: archive.addfile(info, f)
 
+# %% ../nbs/02_formats_out.ipynb #7f22b523
 def _shards(
     items:Iterable[Found], # Pictures
     options:Options, # How many in a shard
@@ -524,8 +552,8 @@ _writers = {
     'sidecars': (write_sidecars, _one_line_only),
     'onetrainer': (write_onetrainer, f'{_one_line_only} but further captions, folders, .gif .avif .heic'),
     'ai-toolkit': (write_aitoolkit, f'{_one_line_only}, folders, repeated commas, .gif .tif .avif .heic .bmp'),
-    'filenames': (write_filenames, r'captions over 255 bytes, \ / : * ? " < > |, pictures without caption, ' + _one_line_only),
-    'everydream': (write_everydream, r'captions over 255 bytes, _ \ / : * ? " < > |, pictures without caption, ' + _one_line_only),
+    'filenames': (write_filenames, r'captions over 255 bytes, \ / : * ? " < > |, pictures without one, ' + _one_line_only),
+    'everydream': (write_everydream, r'captions over 255 bytes, _ \ / : * ? " < > |, pictures without one, ' + _one_line_only),
     'joepenna': (write_joepenna, r'captions over 255 bytes, @ _ \ / : * ? " < > |, the words S and C, ' + _one_line_only),
     'webdataset': (write_webdataset, 'excluded pictures, templates'),
 }
@@ -547,7 +575,7 @@ class Converted:
     def __str__(self):
         parts = [f'converted {self.converted}'] + [f'left out {self.excluded} excluded']*bool(self.excluded)
         parts += [f'{self.uncaptioned} without caption']*bool(self.uncaptioned)
-        parts += [f'{len(self.changed)} captions changed: see {self.notes}changed.jsonl']*bool(self.changed)
+        parts += [f'changed {len(self.changed)}: see {self.notes}changed.jsonl']*bool(self.changed)
         return ', '.join(parts + [f'rejected {len(self.rejected)}: see {self.notes}rejected.jsonl']*bool(self.rejected))
 
 def _caption_for(
@@ -556,7 +584,8 @@ def _caption_for(
     options:Options, # What the person asked for
 ) -> str: # The caption that is written
     "Fill in a caption for another program, or leave room in that program's way"
-    if to == 'ai-toolkit' and ('{token}' in text or '{class_word}' in text or options.token): return fill_caption(text, '[trigger]', options.class_word)
+    if to == 'ai-toolkit' and (options.token or '{token}' in text or '{class_word}' in text):
+        return fill_caption(text, '[trigger]', options.class_word)
     if to in ('ai-toolkit', 'joepenna') and not options.token: return text
     return fill_caption(text, options.token, options.class_word)
 
@@ -568,7 +597,8 @@ def _row_for(
     "Fill in the captions of a row; for ourselves they stay as they are"
     if to == 'automode': return row
     keys = dict(text=_caption_for(to, row.get('text') or '', options))
-    if isinstance(row.get('captions'), list): keys['captions'] = [_caption_for(to, o, options) for o in row['captions'] if isinstance(o, str)]
+    if isinstance(row.get('captions'), list):
+        keys['captions'] = [_caption_for(to, o, options) for o in row['captions'] if isinstance(o, str)]
     return row | keys
 
 # %% ../nbs/02_formats_out.ipynb #62b2e5e8
@@ -583,7 +613,8 @@ def _usable(
     names = set()
     for o in found:
         name = o.row['file_name']
-        reason = o.reason or row_trouble(o.row, out.folder) or ('there is a row for it already' if os.path.normpath(name) in names else '')
+        reason = o.reason or row_trouble(o.row, out.folder)
+        if not reason and os.path.normpath(name) in names: reason = 'there is a row for it already'
         if not reason and isinstance(o.source, Path) and not os.access(o.source, os.R_OK): reason = 'its rights do not allow it'
         if reason: out.reject(o.row, reason)
         elif o.row.get('status') == 'excluded' and to != 'automode': result.excluded += 1
@@ -621,11 +652,14 @@ def convert(
 ) -> Converted: # What was done
     "Bring captioned pictures from any format to any other; the same again goes on where it was killed"
     src, out = Path(src), Path(out)
-    if to not in formats or not formats[to].write: raise Problem(f"'{to}' is not a format that can be written; say one of {', '.join(_writers)}")
-    if caption_extension not in ('.txt', '.caption'): raise Problem(f"'{caption_extension}' is not what caption files end with; say .txt or .caption")
+    if to not in formats or not formats[to].write:
+        raise Problem(f"'{to}' is not a format that can be written; say one of {', '.join(_writers)}")
+    if caption_extension not in ('.txt', '.caption'):
+        raise Problem(f"'{caption_extension}' is not what caption files end with; say .txt or .caption")
     if min(repeats, shard_pictures, shard_bytes) < 1: raise Problem('repeats, shard_pictures and shard_bytes must be 1 or more')
     from_ = from_ or detect_format(src).name
-    if is_inside(out, src) or src.is_dir() and is_inside(src, out): raise Problem(f"'{out}' and '{src}' lie within each other; give a folder apart")
+    if is_inside(out, src) or src.is_dir() and is_inside(src, out):
+        raise Problem(f"'{out}' and '{src}' lie within each other; give a folder apart")
     found = find_pictures(src, from_, token=token, class_word=class_word, text_column=text_column)
     options = Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
     folder = Output(out, dict(src=os.path.realpath(src), to=to, from_=from_, text_column=text_column, **options._asdict()))
@@ -656,6 +690,7 @@ def to_datasets(
     for row, o in zip(columns, rows): row['image'] = str(dataset.path(o))
     return datasets.Dataset.from_list(columns).cast_column('image', datasets.Image())
 
+# %% ../nbs/02_formats_out.ipynb #8c92014c
 def _image_name(
     stored:dict, # `bytes` and `path` of a picture
     n:int, # Its number
@@ -665,7 +700,8 @@ def _image_name(
     path = Path(re.split(r'[\\/]|::', stored.get('path') or '')[-1])
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
-        with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image: suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg')
+        with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image:
+            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg')
     return unique_name(safe_name(path.stem) or f'{n:06}', suffix, taken, whole=True)
 
 def from_datasets(
@@ -678,16 +714,20 @@ def from_datasets(
     import datasets
     if isinstance(ds, dict): raise Problem(f"it has splits; give one of them, e.g. ds['{next(iter(ds))}']")
     for column in (image_column, text_column):
-        if column not in ds.column_names: raise Problem(f"there is no column {column!r}; the columns are {', '.join(ds.column_names)}")
+        if column not in ds.column_names:
+            raise Problem(f"there is no column {column!r}; the columns are {', '.join(ds.column_names)}")
     ds = ds.cast_column(image_column, datasets.Image(decode=False))
-    folder, taken, rows, bad = Output(out, dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column, text_column=text_column)), {}, [], {}
+    columns = dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column, text_column=text_column)
+    folder, taken, rows, bad = Output(out, columns), {}, [], {}
     for n, o in enumerate(progress(ds, 'writing pictures')):
         stored, text = o.pop(image_column) or {}, o.get(text_column)
         try:
             name = _image_name(stored, n, taken)
             folder.put(name, stored.get('bytes') or Path(stored['path']))
-        except (OSError, KeyError, TypeError, AttributeError, Image.DecompressionBombError) as e: bad[f'row {n}'] = f'it has no picture that can be read ({e})'
-        else: rows.append(new_row(name, text or '') | json.loads(json.dumps(o, default=str)) | dict(file_name=name, text=text or ''))
+        except (OSError, KeyError, TypeError, AttributeError, Image.DecompressionBombError) as e:
+            bad[f'row {n}'] = f'it has no picture that can be read ({e})'
+            continue
+        rows.append(new_row(name, text or '') | json.loads(json.dumps(o, default=str)) | dict(file_name=name, text=text or ''))
     folder.put(METADATA, b''.join(map(json_line, rows)))
     folder.finish()
     return Dataset(out, rows, bad)
