@@ -1,0 +1,72 @@
+"Conversions against other processes: a kill at any moment, and the readers of other programs"
+import json, random, shutil, signal, subprocess, sys, time
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+
+from automode.core import data_path
+from automode.dataset import Dataset, new_row
+from automode.formats import caption_from_path
+from automode.formats_out import convert
+
+SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
+
+@pytest.fixture
+def source(tmp_path):
+    "Three hundred pictures with captions"
+    dataset = Dataset(tmp_path/'source')
+    dataset.folder.mkdir()
+    for n in range(300):
+        shutil.copy(SAMPLES[n % len(SAMPLES)], dataset.folder/f'{n}.png')
+        dataset.rows.append(new_row(f'{n}.png', f'number {n} 🎈'))
+    dataset.write()
+    return dataset.folder
+
+def files(folder):
+    "What lies in a folder, without what is ours alone"
+    return {o.relative_to(folder).as_posix(): o.read_bytes() for o in sorted(folder.rglob('*'))
+            if o.is_file() and '.automode' not in o.relative_to(folder).parts}
+
+@pytest.mark.parametrize('to', ['kohya', 'webdataset'])
+def test_killed_and_started_again(source, tmp_path, to):
+    options = dict(to=to, class_word='fox', shard_pictures=20)
+    convert(source, tmp_path/'undisturbed', **options)
+    wanted = {k: o.replace(b'undisturbed', b'killed') for k, o in files(tmp_path/'undisturbed').items()}
+    out, rng, killed = tmp_path/'killed', random.Random(0), 0
+    code = f'from automode.formats_out import convert; convert({str(source)!r}, {str(out)!r}, **{options!r}); print("done")'
+    for _ in range(40):
+        before = len(files(out)) if out.exists() else 0
+        process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        target = before + rng.randint(1, len(wanted)//6 + 1)
+        while process.poll() is None and killed < 8:
+            if out.exists() and sum(1 for o in out.rglob('*') if o.is_file()) >= target: break
+            time.sleep(.002)
+        if process.poll() is None and killed < 8:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.communicate()
+        if process.returncode == 0: break
+        assert all(wanted[k] == o for k, o in files(out).items())   # each file is whole
+    assert process.returncode == 0 and killed >= 3
+    assert files(out) == wanted
+
+def test_captionizer_reads_paths_as_we_do():
+    theirs = pytest.importorskip('captionizer')
+    rng, parts = random.Random(0), ['S', 'C', 'a', 'dog', '_', '@', 'my_S', 'S,', 'photo of C', 'x@y', 'S C', 'img-1']
+    for _ in range(2000):
+        folders = ['_'.join(rng.choices(parts, k=rng.randint(1, 2))) for _ in range(rng.randint(0, 4))]
+        path = '/'.join(['set', *folders, rng.choice([' ', '_', '@', '']).join(rng.choices(parts, k=rng.randint(1, 4))) + '.jpg'])
+        for words in ([('S', 'effy'), ('C', 'person')], [('C', 'person')]):
+            wanted = ' '.join(theirs.generic_captions_from_path(path, 'set', OrderedDict(words)).split())
+            assert caption_from_path(path, 'set', dict(words).get('S'), 'person') == wanted, path
+
+def test_webdataset_reads_our_shards(source, tmp_path):
+    webdataset = pytest.importorskip('webdataset')
+    convert(source, tmp_path/'shards', to='webdataset', shard_pictures=70)
+    shards = sorted(map(str, (tmp_path/'shards').glob('*.tar')))
+    read = list(webdataset.WebDataset(shards, shardshuffle=False))
+    assert len(shards) == 5 and len(read) == 300
+    for sample in read:
+        row = json.loads(sample['json'])
+        assert sample['png'] == (source/row['file_name']).read_bytes() and sample['txt'].decode() == row['text']
