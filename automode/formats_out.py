@@ -452,9 +452,6 @@ def _joepenna_stem(
 ) -> str: # Its name
     "Name a picture by the rules of JoePenna's DreamBooth"
     words = [{'{token}': 'S', '{class_word}': 'C'}.get(o, o) for o in safe_name(text.replace('@', ' ')).split()]
-    for word in ('{token}', '{class_word}'):
-        if word in ' '.join(words):
-            raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
     return f"{n:05}@{' '.join(words)}" if words else f'{n:05}'
 
 def _everydream_stem(
@@ -586,8 +583,11 @@ def _caption_for(
     "Fill in a caption for another program, or leave room in that program's way"
     if to == 'ai-toolkit' and (options.token or '{token}' in text or '{class_word}' in text):
         return fill_caption(text, '[trigger]', options.class_word)
-    if to in ('ai-toolkit', 'joepenna') and not options.token: return text
-    return fill_caption(text, options.token, options.class_word)
+    if options.token or to not in ('ai-toolkit', 'joepenna'): return fill_caption(text, options.token, options.class_word)
+    for word in ('{token}', '{class_word}'):
+        if any(word in o and word != o for o in text.split()):
+            raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
+    return text
 
 def _row_for(
     to:str, # A key of `formats`
@@ -635,6 +635,18 @@ def _counted(
         result.converted += 1
         result.uncaptioned += not (o.row.get('text') or '').strip()
 
+
+def _look_over(
+    found:Iterable[Found], # What is in the source
+    to:str, # A key of `formats`
+    options:Options, # What the person asked for
+) -> int: # How many there are
+    "Go through all captions before anything is written, so that what stops the work stops it now"
+    n = 0
+    for n, o in enumerate(found, 1):
+        if not o.reason and o.row.get('status') != 'excluded': _row_for(to, o.row, options)
+    return n
+
 # %% ../nbs/02_formats_out.ipynb #551aa6ae
 def convert(
     src:str|Path, # A folder of captioned pictures, a `.tar` or a `.toml`
@@ -660,12 +672,13 @@ def convert(
     from_ = from_ or detect_format(src).name
     if is_inside(out, src) or src.is_dir() and is_inside(src, out):
         raise Problem(f"'{out}' and '{src}' lie within each other; give a folder apart")
-    found = find_pictures(src, from_, token=token, class_word=class_word, text_column=text_column)
+    find = lambda: find_pictures(src, from_, token=token, class_word=class_word, text_column=text_column)
     options = Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
+    total = _look_over(find(), to, options)
     folder = Output(out, dict(src=os.path.realpath(src), to=to, from_=from_, text_column=text_column, **options._asdict()))
     result = Converted(out, to, rejected=folder.rejected, changed=folder.changed, notes='.automode/' if to == 'joepenna' else '')
-    items = _counted(_usable(found, to, folder, options, result), folder, result)
-    formats[to].write(progress(items, f'writing {to}'), folder, options)
+    found = progress(find(), f'writing {to}', total)
+    formats[to].write(_counted(_usable(found, to, folder, options, result), folder, result), folder, options)
     _put_notes(folder, result)
     folder.finish()
     return result
