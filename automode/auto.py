@@ -15,7 +15,8 @@ from PIL import Image
 
 from .caption import caption_folder
 from .core import Problem, find_model, pick_device, read_json
-from .dataset import Dataset, caption_from_path
+from .dataset import Dataset
+from .formats import caption_from_path
 from .generate import compare
 from .report import write_report
 from .starter import sample_pictures, starter_prompt
@@ -57,7 +58,7 @@ def run(
     captioner:str|Path='starter', # `starter`, a folder, or a Hugging Face id
     base:str|Path='starter', # `starter`, a folder, a file, or a Hugging Face id
     out:str|Path='out', # Folder for everything
-    prompt:str='a photography of', # Beginning of every caption
+    prompt:str|None=None, # Beginning of every caption; None takes the captioner's usual one
     name:str|None=None, # Name of the LoRA; None takes the last part of `out`
     prompts:list[str]|None=None, # What to draw without and with the LoRA; None chooses
     seed:int=0, # Seed of everything random

@@ -36,6 +36,7 @@ def tidy(
 # %% ../nbs/03_blip.ipynb #221a32fa
 class BlipCaptioner:
     "Describes pictures with a BLIP model"
+    usual_prompt = 'a photography of' # Where the user gives none
     def __init__(
         self,
         model:BlipForConditionalGeneration, # The model, on its device

@@ -47,11 +47,12 @@ def _read_holder(
 def _acquire(
     folder:Path, # A dataset's folder
     wait:float, # Seconds to wait for another process
+    task:str, # What only one process does at a time
 ) -> BaseFileLock: # The lock, held
     "Take the lock; after a second of waiting say for whom, and in the end give up"
-    own = own_folder(folder)
-    lock, note = FileLock(own/'lock', thread_local=False), own/'lock.json'
-    with writing(own/'lock'):
+    path = own_folder(folder)/(f'lock-{task}' if task else 'lock')
+    lock, note = FileLock(path, thread_local=False), path.with_name(f'{path.name}.json')
+    with writing(path):
         try: lock.acquire(timeout=min(max(wait, 0.), 1.))
         except Timeout:
             if wait > 1: print(f"waiting for {_read_holder(note)}, which works on '{folder}' …", file=sys.stderr, flush=True)
@@ -68,24 +69,24 @@ _held, _counting = {}, threading.RLock()   # by process and folder: the lock, an
 def lock_dataset(
     folder:str|Path, # A dataset's folder
     wait:float=10., # Seconds to wait for another process
+    task:str='', # What only one process does at a time; empty for changing files
 ) -> Iterator[None]: # Within the block no other process has the dataset
-    "Keep other processes from changing a dataset; within one process it may be taken again"
+    "Keep other processes from changing a dataset, or from the same task; within one process it may be taken again"
     folder = Path(folder)
     if not folder.is_dir(): raise Problem(f"the folder '{folder}' is not there; check its spelling")
-    key = os.getpid(), os.path.realpath(folder)
+    key = os.getpid(), os.path.realpath(folder), task
     with _counting:
-        if key not in _held: _held[key] = [_acquire(folder, wait), 0]
+        if key not in _held: _held[key] = [_acquire(folder, wait, task), 0]
         _held[key][1] += 1
     try: yield
     finally:
         with _counting:
             _held[key][1] -= 1
-            if not _held[key][1]: _release(folder, _held.pop(key)[0])
+            if not _held[key][1]: _release(_held.pop(key)[0])
 
 def _release(
-    folder:Path, # A dataset's folder
-    lock:BaseFileLock, # Its lock, held
+    lock:BaseFileLock, # A lock that is held
 ) -> None:
     "Take the note away, then let go"
-    with suppress(OSError): (folder/'.automode'/'lock.json').unlink()
+    with suppress(OSError): Path(f'{lock.lock_file}.json').unlink()
     lock.release()
