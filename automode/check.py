@@ -34,11 +34,11 @@ KINDS = { # degree, title, what to do about it
     'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
     'same words': ('warning', 'pictures that all have the same caption', 'say of each picture what is special about it'),
     'copies': ('warning', 'pictures that are the same file as another', 'keep one of each group'),
-    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group; the rest teach nothing new'),
-    'small': ('warning', 'pictures smaller than they train at; they would be blurred', 'find larger ones, or lower --resolution'),
+    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group'),
+    'small': ('warning', 'pictures smaller than they train at, to be blurred', 'find larger ones, or lower --resolution'),
     'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
-    'named': ('note', 'captions without the token; it is put in front of them', 'write {token} in a caption to have it elsewhere'),
+    'named': ('note', 'captions without the token, which is put in front', 'write {token} in a caption to have it elsewhere'),
     'excluded': ('note', 'pictures that were excluded', 'accept them in the review to train on them'),
     'not done': ('note', 'things that could not be checked', 'see the reason'),
 }
@@ -189,13 +189,15 @@ def load_tokenizer(
     base:str|Path, # `starter`, a diffusers folder, a single `.safetensors` file, or a Hugging Face id
 ) -> Any: # A `CLIPTokenizer`
     "The tokenizer of a base model, without the model; a single file has the one of Stable Diffusion 1.5"
-    path, kwargs = find_model(base, 'base'), {}
-    if isinstance(path, Path) and path.is_dir(): path = path/'tokenizer'
-    elif isinstance(path, Path): path, kwargs = 'stable-diffusion-v1-5/stable-diffusion-v1-5', dict(subfolder='tokenizer')
-    else: kwargs = dict(subfolder='tokenizer')
-    with loading(base if isinstance(path, Path) else path, 'base'):
+    path = find_model(base, 'base')
+    local = isinstance(path, Path) and path.is_dir()
+    if isinstance(path, Path) and not local: path = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+    with loading(base if local else path, 'base'):
         from transformers import CLIPTokenizer
-        return CLIPTokenizer.from_pretrained(path, **kwargs)
+        if local: return CLIPTokenizer.from_pretrained(path/'tokenizer')
+        from huggingface_hub import hf_hub_download
+        hf_hub_download(path, 'tokenizer/tokenizer_config.json') # without a network this fails once, and not for every file
+        return CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')
 
 def cut_prompts(
     tokenizer:Any, # A fast tokenizer of transformers
