@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['needs_caption', 'read_recaption', 'place_prompt', 'open_ahead', 'find_batch_size', 'Halving', 'Journals', 'take_over',
-           'caption_row', 'deal_batches', 'join_processes', 'CaptionRun', 'start_dataset', 'caption_folder']
+           'caption_row', 'deal_batches', 'join_processes', 'CaptionRun', 'fetch_pictures', 'start_dataset',
+           'caption_folder']
 
 # %% ../nbs/04_caption.ipynb #d0119acc
 import json, math, os, shutil, time
@@ -353,21 +354,26 @@ def end(self:CaptionRun) -> Dataset: # The dataset, with what all processes have
     return self.dataset if self.is_main else Dataset.read(self.folder)
 
 # %% ../nbs/04_caption.ipynb #f4440560
-def start_dataset(
-    pictures:str|Path, # A folder, an address, or a `.txt` file of addresses
-    out:Path|None, # Folder for a copy; None leaves a folder where it is
+def fetch_pictures(
+    addresses:list[str], # Of pictures
+    out:str|Path, # Folder for them
     **kwargs, # Passed on to `download_images`, e.g. `allow_private`
-) -> Dataset: # A row for every picture
-    "Read a folder, or fetch pictures into `out`"
-    if (addresses := find_addresses(pictures)) is None:
-        dataset = Dataset.start(pictures)
-        return dataset.copy(out) if out else dataset
+) -> dict[str,str]: # Addresses that gave no picture, and why
+    "Fetch what is not there yet; a `Problem` when there is nothing to work on"
     fetched = download_images(addresses, out, **kwargs)
     if not fetched.saved: raise Problem(next(iter(fetched.rejected.values())))
-    dataset, sources = Dataset.start(out), read_sources(out)
+    return fetched.rejected
+
+def start_dataset(
+    folder:str|Path, # A folder of pictures
+    out:str|Path|None=None, # Folder for a copy; None leaves them where they are
+) -> Dataset: # A row for every picture
+    "Read a folder; pictures that were fetched get a `source`"
+    dataset = Dataset.start(folder)
+    if out: dataset = dataset.copy(out)
+    sources = read_sources(folder)
     for row in dataset:
         if row['file_name'] in sources: row.setdefault('source', sources[row['file_name']])
-    dataset.bad |= fetched.rejected
     return dataset
 
 # %% ../nbs/04_caption.ipynb #1f4f9a2d
@@ -397,15 +403,18 @@ def caption_folder(
     settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p,
         seed=seed, num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite,
         dtype=dtype, batch_size=batch_size, **options)
-    state, out = join_processes(device), Path(out or 'pictures') if find_addresses(folder) else out
+    state, addresses, rejected = join_processes(device), find_addresses(folder), {}
+    if addresses: folder, out = out or 'pictures', None
     def load():
         if callable(captioner): return as_captioner(captioner)
         return load_captioner(captioner, str(state.device) if state else device, dtype, **options)
     run = CaptionRun(out or folder, settings, load, state)
     if not run.is_main: return _share(run)
+    if addresses: rejected = fetch_pictures(addresses, folder, allow_private=allow_private)
     if out: Path(out).mkdir(parents=True, exist_ok=True)
     with lock_dataset(out or folder, task='caption'):
-        dataset = start_dataset(folder, out, allow_private=allow_private)
+        dataset = start_dataset(folder, out)
+        dataset.bad |= rejected
         if background is not None: dataset.background = background
         dataset = _share(run, dataset)
     if dataset.bad and not dataset.trainable():

@@ -19,7 +19,7 @@ from PIL import Image
 from .buckets import assign_buckets, draw_buckets, kept_share, make_buckets, read_focus, scale_needed
 from .copies import can_hash, hash_image, near_groups, same_files
 from .core import Problem, find_model, loading, progress, read_json
-from .dataset import METADATA, Dataset
+from .dataset import METADATA, Dataset, training_prompt
 from .images import BadImage, data_uri, open_image, picture_size
 
 # %% ../nbs/06_check.ipynb #ed9d4079
@@ -34,11 +34,11 @@ KINDS = { # degree, title, what to do about it
     'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
     'same words': ('warning', 'pictures that all have the same caption', 'say of each picture what is special about it'),
     'copies': ('warning', 'pictures that are the same file as another', 'keep one of each group'),
-    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group; the rest teach nothing new'),
-    'small': ('warning', 'pictures smaller than they train at; they would be blurred', 'find larger ones, or lower --resolution'),
+    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group'),
+    'small': ('warning', 'pictures smaller than they train at, to be blurred', 'find larger ones, or lower --resolution'),
     'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
-    'named': ('note', 'captions without the token; it is put in front of them', 'write {token} in a caption to have it elsewhere'),
+    'named': ('note', 'captions without the token, which is put in front', 'write {token} in a caption to have it elsewhere'),
     'excluded': ('note', 'pictures that were excluded', 'accept them in the review to train on them'),
     'not done': ('note', 'things that could not be checked', 'see the reason'),
 }
@@ -68,6 +68,11 @@ class Check:
     found:dict[str,Finding] = field(default_factory=dict) # Findings by kind
     buckets:dict[tuple[int,int],list[str]] = field(default_factory=dict) # Pictures by bucket
     room:int|None=None # Tokens that the base reads; None when they could not be counted
+
+    @property
+    def background(self) -> str: # As the dataset's settings say
+        "Colour that shows through where a picture is transparent"
+        return Dataset(self.folder).background
 
     @property
     def findings(self) -> list[Finding]: # Errors first
@@ -137,7 +142,6 @@ def _check_prompts(
     sources:dict[str,dict], # Rows of the dataset, by `file_name`
 ) -> None:
     "Make the prompt of each picture, and see that it names what it should"
-    from automode.loss import training_prompt
     for name, row in sources.items():
         text, token = (row.get('text') or '').strip(), check.token
         prompt = training_prompt(text, token, check.class_word) or None
@@ -189,13 +193,15 @@ def load_tokenizer(
     base:str|Path, # `starter`, a diffusers folder, a single `.safetensors` file, or a Hugging Face id
 ) -> Any: # A `CLIPTokenizer`
     "The tokenizer of a base model, without the model; a single file has the one of Stable Diffusion 1.5"
-    path, kwargs = find_model(base, 'base'), {}
-    if isinstance(path, Path) and path.is_dir(): path = path/'tokenizer'
-    elif isinstance(path, Path): path, kwargs = 'stable-diffusion-v1-5/stable-diffusion-v1-5', dict(subfolder='tokenizer')
-    else: kwargs = dict(subfolder='tokenizer')
-    with loading(base if isinstance(path, Path) else path, 'base'):
+    path = find_model(base, 'base')
+    local = isinstance(path, Path) and path.is_dir()
+    if isinstance(path, Path) and not local: path = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
+    with loading(base if local else path, 'base'):
         from transformers import CLIPTokenizer
-        return CLIPTokenizer.from_pretrained(path, **kwargs)
+        if local: return CLIPTokenizer.from_pretrained(path/'tokenizer')
+        from huggingface_hub import hf_hub_download
+        hf_hub_download(path, 'tokenizer/tokenizer_config.json') # without a network this fails once, and not for every file
+        return CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')
 
 def cut_prompts(
     tokenizer:Any, # A fast tokenizer of transformers
@@ -227,10 +233,11 @@ def _check_tokens(
 def _look(
     path:Path, # A picture
     hashing:bool, # Take its hash?
+    background:str='white', # Colour that shows through where it is transparent
 ) -> tuple[tuple[int,int]|None, tuple|None, str]: # Its size, its hash, and why it cannot be read
     "Read one picture"
     try:
-        size, image = picture_size(path), open_image(path, at_least=64)
+        size, image = picture_size(path), open_image(path, background, at_least=64)
         return size, hash_image(image) if hashing else None, ''
     except BadImage as e: return None, None, str(e).partition('could not be read: ')[2] or str(e)
 
@@ -238,11 +245,11 @@ def _look_at_all(
     check:Check, # Where findings and sizes go
 ) -> dict[str,tuple]: # Hashes by `file_name`
     "Read every picture"
-    hashing, hashes = can_hash(), {}
+    hashing, hashes, background = can_hash(), {}, check.background
     if not hashing: check.add('not done', 'near-duplicates', 'they were not looked for; run: pip install ImageHash')
     paths = [check.folder/o['file_name'] for o in check.rows]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(lambda path: _look(path, hashing), paths)
+        looks = pool.map(lambda path: _look(path, hashing, background), paths)
         for row, (size, bits, reason) in progress(zip(check.rows, looks), 'looking at pictures', total=len(paths)):
             row['size'] = size
             if reason: check.add('unreadable', row['file_name'], reason)
@@ -348,11 +355,12 @@ def __repr__(self:Check): return f'Check({self.summary()})'
 
 # %% ../nbs/06_check.ipynb #c982a688
 def _thumbnail(
-    path:Path, # A picture, perhaps a broken one
+    check:Check, # Whose picture
+    name:str, # Its `file_name`; it may be broken
     size:int=72, # Longest edge in pixels
 ) -> str: # HTML
     "A small picture for a page"
-    try: return f'<img alt="" src="{data_uri(open_image(path, at_least=2*size), size)}">'
+    try: return f'<img alt="" src="{data_uri(open_image(check.folder/name, check.background, at_least=2*size), size)}">'
     except Problem: return f'<div style="width:{size}px;height:{size}px;border:1px dashed #888"><small>unreadable</small></div>'
 
 def _table_row(
@@ -367,7 +375,7 @@ def _table_row(
         detail = f': {_shorten(found.files[name])}' if found.files[name] else ''
         problems.append(f'<b>{found.degree}</b> {html.escape(found.kind + detail)}')
     size, bucket = ('' if o is None else f'{o[0]} x {o[1]}' for o in (row['size'], row['bucket']))
-    cells = [_thumbnail(check.folder/name), f'{html.escape(_shorten(name))}<br><small style="opacity:.7">{size}</small>',
+    cells = [_thumbnail(check, name), f'{html.escape(_shorten(name))}<br><small style="opacity:.7">{size}</small>',
              f'{read}<s style="opacity:.6">{lost}</s>' if lost else read or '<i>no prompt</i>',
              '' if row['tokens'] is None else row['tokens'], bucket, '<br>'.join(problems)]
     return '<tr>' + ''.join(f'<td style="text-align:left;vertical-align:top;max-width:20em">{o}</td>' for o in cells) + '</tr>'
@@ -380,7 +388,7 @@ def _side_by_side(
     "Groups of pictures that are there twice"
     groups, style = [], 'display:flex;gap:6px;border-left:3px solid #888;padding-left:6px'
     for group in found.groups[:most]:
-        figures = [f'<figure style="margin:0;max-width:96px">{_thumbnail(check.folder/o)}'
+        figures = [f'<figure style="margin:0;max-width:96px">{_thumbnail(check, o)}'
                    f'<figcaption><small>{html.escape(_shorten(o, 40))}</small></figcaption></figure>' for o in group[:6]]
         groups.append(f'<div style="{style}">{"".join(figures)}</div>')
     title, rows = html.escape(str(found)), 'display:flex;flex-wrap:wrap;gap:16px;margin-bottom:1em'

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['commands', 'yes_or_no', 'Parser', 'add_flag', 'make_parser', 'command', 'given', 'look_first', 'close', 'caption',
-           'train', 'generate', 'run', 'demo', 'dreambooth', 'sentence', 'overview', 'main']
+           'check', 'captions', 'convert', 'train', 'generate', 'run', 'demo', 'dreambooth', 'sentence', 'overview',
+           'main']
 
 # %% ../nbs/13_cli.ipynb #28727d57
 import argparse, inspect, os, re, signal, sys, warnings
@@ -67,7 +68,7 @@ def add_flag(
         parser.add_argument(name, help=help, **settings | dict(metavar=name.upper()))
         return
     if default not in (None, '') and kind is not bool: help += f' (default: {default})'
-    parser.add_argument(f'--{name}', default=default, help=help, **settings)
+    parser.add_argument(f"--{name.rstrip('_')}", dest=name, default=default, help=help, **settings)
 
 def make_parser(
     command:Callable, # A function with docments
@@ -174,6 +175,96 @@ def caption(
           f'Next: automode check {dataset.folder}, then automode train {dataset.folder} --out run')
     counts = dataset.counts
     close(f"captioned {counts['captioned']}, skipped {counts['skipped']}", dataset.bad.values(), strict)
+
+# %% ../nbs/13_cli.ipynb #a0188534
+@command("""automode check holiday
+  automode check holiday --base CompVis/stable-diffusion-v1-4 --token tiantian --class_word rabbit --strict""",
+         'nothing was changed')
+def check(
+    dataset:str, # Folder of pictures, captioned or not
+    base:str='starter', # The base model to train on: starter, a folder, a file, or a Hugging Face id
+    resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
+    token:str|None=None, # Rare word that names the subject
+    class_word:str|None=None, # What kind of thing the subject is
+    multiple:int|None=None, # What the edges of buckets are a multiple of; 64, or 8 for a small base
+    near:int=6, # How far copies may differ to look alike, in bits of 64
+    most:int=5, # Pictures to name for each finding
+    strict:bool=False, # End with 1 when a picture would be lost or training would fail
+) -> None:
+    "Say what would go wrong in training, before it does: pictures, captions, tokens, copies, sizes"
+    look_first(base=base)
+    from automode.check import check_dataset
+    found = check_dataset(dataset, **given(locals(), 'dataset', 'check_dataset', 'most', 'strict'))
+    print(found.text(most))
+    if strict and not found.ok: sys.exit(1)
+
+# %% ../nbs/13_cli.ipynb #50ad2668
+@command("""automode captions holiday --find "a photography of" --replace "a photo of" --dry_run
+  automode captions holiday --put_token --token tiantian --class_word rabbit
+  automode captions holiday --drop "araffe, a close up of" --drop_repeats
+  automode captions holiday --undo""",
+         'the captions are as they were before the last change; automode captions DATASET --undo takes that back')
+def captions(
+    dataset:str, # Folder of captioned pictures
+    find:str|None=None, # Text to replace
+    replace:str='', # What to put there
+    regex:bool=False, # Take --find and --where_text for regular expressions
+    whole_words:bool=False, # Find whole words only
+    ignore_case:bool=False, # Find upper and lower case alike
+    drop:list[str]|None=None, # Words and phrases to leave out, with commas between
+    drop_repeats:bool=False, # Leave out what a caption says twice
+    put_token:bool=False, # Put --token (or {token}, which training fills in) where the subject is not named
+    token:str|None=None, # Rare word that names the subject
+    class_word:str|None=None, # What kind of thing it is, as captions say it
+    prefix:str='', # What comes before every caption; {token}, {class_word}, {name}, {folder} are filled in
+    suffix:str='', # What comes after every caption
+    template:str='', # Set captions to this, e.g. "a photo of {token} {class_word}"
+    existing:str='skip', # With --template: skip captions that are there, keep those of a person, or overwrite
+    where_text:str|None=None, # Only captions that hold this
+    where_status:list[str]|None=None, # Only rows of this status: auto, edited, accepted, excluded
+    below:float|None=None, # Only captions with a lower score
+    missing:str|None=None, # Only captions without this word or phrase
+    names:list[str]|None=None, # Only these pictures; * stands for anything
+    show:int=10, # Captions to show
+    words:bool=False, # Only count the words of the captions
+    undo:bool=False, # Take back the last change; again, the one before
+    redo:bool=False, # Make it again
+    dry_run:bool=False, # Show what would change, and write nothing
+) -> None:
+    "Change many captions at once: find and replace, drop, prefix, token; with a preview, and undo"
+    from automode import edits
+    if words: return print(edits.count_words(dataset))
+    if undo or redo: return print((edits.undo if undo else edits.redo)(dataset))
+    flags = given(locals(), 'dataset', 'edits', 'words', 'undo', 'redo')
+    if drop: flags['drop'] = ','.join(drop)
+    print(edits.change_captions(dataset, **flags))
+
+# %% ../nbs/13_cli.ipynb #38f5cca4
+@command("""automode convert holiday for_kohya --to kohya --repeats 10 --token tiantian --class_word rabbit
+  automode convert for_kohya/dataset.toml again --to automode
+  automode convert holiday shards --to webdataset""",
+         'what is converted so far is kept; the same command goes on from there')
+def convert(
+    src:str, # Folder of captioned pictures, of any program; a .toml of kohya's, or a .tar
+    out:str, # Folder for the result
+    to:str='kohya', # automode, imagefolder, kohya, sidecars, onetrainer, ai-toolkit, webdataset, filenames, joepenna, everydream
+    from_:str|None=None, # The format of the pictures; found out when not given
+    token:str|None=None, # Rare word that names the subject, for {token} in captions
+    class_word:str|None=None, # What kind of thing the subject is
+    repeats:int=1, # For kohya: how often a picture is shown in an epoch
+    text_column:str|None=None, # For imagefolder: the column with the caption
+    caption_extension:str='.txt', # For kohya and sidecars: .txt or .caption
+    shard_pictures:int=1000, # For webdataset: pictures in a file
+    shard_bytes:int=1 << 30, # For webdataset: bytes in a file, about
+    link:bool=False, # Make hard links in place of copies, where the disk can
+    strict:bool=False, # End with 1 when a picture was rejected
+) -> None:
+    "Bring captioned pictures from one program's format to another's; what is there stays as it is"
+    from automode.formats_out import convert as convert_pictures
+    done = convert_pictures(src, **given(locals(), 'src', 'convert_pictures', 'strict'))
+    for o in done.rejected[:20]: print(f"rejected: {o['file_name']}: {o['reason']}", file=sys.stderr)
+    print(done)
+    if strict and done.rejected: sys.exit(1)
 
 # %% ../nbs/13_cli.ipynb #d07c6d61
 @command('automode train holiday --base starter --out run --max_train_steps 600', 'the same command goes on from there')
@@ -329,7 +420,7 @@ def overview() -> str: # For the terminal
     "What `automode --help` says"
     width = max(map(len, commands))
     rows = '\n'.join(f'  {name:{width}}  {function.__doc__}' for name, (function, *_) in commands.items())
-    examples = '\n'.join(f'  {commands[o][1]}' for o in ('demo', 'run', 'caption', 'train', 'generate'))
+    examples = '\n'.join(f'  {commands[o][1].splitlines()[0]}' for o in ('demo', 'run', 'caption', 'check', 'train', 'generate'))
     return ('usage: automode COMMAND [flags]\n\nFrom a folder of pictures to a LoRA you can use.\n\n'
             f'commands:\n{rows}\n\nexamples:\n{examples}\n\n'
             f'automode COMMAND --help lists the flags of a command; automode --version says {__version__}.\n')

@@ -9,10 +9,14 @@ from automode.core import data_path
 from automode.lora import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
-COMMANDS = 'caption train generate run demo dreambooth'.split()
+COMMANDS = 'caption check captions convert train generate run demo dreambooth'.split()
 SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
 FLAGS = {
-    'caption': 'captioner prompt out batch_size num_beams max_new_tokens overwrite device',
+    'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
+               'allow_private strict device dtype',
+    'check': 'base resolution token class_word strict',
+    'captions': 'find replace regex drop drop_repeats prefix suffix put_token token class_word template existing dry_run undo redo',
+    'convert': 'to from token class_word repeats strict',
     'train': 'base out name max_train_steps batch_size rank alpha learning_rate resolution seed save_every_steps token class_word train_text_encoder flip_p device',
     'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
     'run': 'captioner base out prompt max_train_steps batch_size rank alpha learning_rate resolution seed',
@@ -35,8 +39,9 @@ def fails(done, *words, code=1):
     return said[0]
 
 def tree(folder):
-    "Everything below `folder`, with its size"
-    return {o.relative_to(folder).as_posix(): o.stat().st_size for o in sorted(Path(folder).rglob('*')) if o.is_file()}
+    "Everything below `folder`, with its size; a lock that nobody holds is nothing"
+    files = [o for o in sorted(Path(folder).rglob('*')) if o.is_file() and not re.fullmatch(r'lock(-\w+)?', o.name)]
+    return {o.relative_to(folder).as_posix(): o.stat().st_size for o in files}
 
 def pictures(folder, num=3, source=STYLE):
     "A folder with the first `num` sample pictures"
@@ -73,7 +78,7 @@ def test_version():
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_an_unknown_flag_is_a_mistake(command, tmp_path):
-    done = automode(command, *['pictures']*(command in ('caption', 'train', 'run')), '--sead', '1', cwd=tmp_path)
+    done = automode(command, *['pictures']*(command in ('caption', 'check', 'captions', 'train', 'run')), *['a', 'b']*(command == 'convert'), '--sead', '1', cwd=tmp_path)
     said = fails(done, '--sead', code=2)
     assert 'did you mean --seed?' in said or 'seed' not in FLAGS[command].split()
     assert not tree(tmp_path)
@@ -94,6 +99,11 @@ BAD = {
     'an empty folder': (['caption', 'empty'], "no pictures in 'empty'"),
     'a folder that is not there': (['caption', 'gone'], "'gone' is not there"),
     'a file for a folder': (['caption', 'text.txt'], 'text.txt'),
+    'an address that is no picture': (['caption', 'https://localhost/x.png'], 'allow_private'),
+    'an address of another kind': (['caption', 'ftp://example.org/x.png'], 'ftp'),
+    'no dataset to change': (['captions', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
+    'a format that is none': (['convert', 'captioned', 'new', '--to', 'zip'], "'zip' is not a format"),
+    'nothing to check': (['check', 'gone'], 'gone'),
     'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
     'an empty folder to train on': (['train', 'empty'], "'empty'"),
     'an empty folder to run on': (['run', 'empty'], "no pictures in 'empty'"),
@@ -139,9 +149,37 @@ def test_a_file_that_is_no_picture_is_named_skipped_and_counted(tmp_path):
     done = automode('caption', folder, '--num_beams', '1')
     assert done.returncode == 0, done.stderr
     assert 'broken.png' in done.stderr and 'renamed.jpg' in done.stderr and 'Traceback' not in done.stderr
-    assert '3 pictures have captions, 2 were skipped' in done.stdout
+    assert done.stdout.endswith('captioned 3, skipped 0, rejected 2: see rejected.jsonl\n')
     rows = [json.loads(o) for o in (folder/'metadata.jsonl').read_text().splitlines()]
     assert len([o for o in rows if o['text'].startswith('a photography of')]) == 3
+
+def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
+    folder = pictures(tmp_path/'holiday', 4)
+    (folder/'diary.jpg').write_text('Dear diary')
+    def done(*args, code=0):
+        got = automode(*args, cwd=tmp_path)
+        assert got.returncode == code and 'Traceback' not in got.stderr, got.stderr
+        return got.stdout
+    texts = lambda: [json.loads(o)['text'] for o in (folder/'metadata.jsonl').read_text().splitlines()]
+    assert 'captioned 4, skipped 0, rejected 1: see rejected.jsonl' in done('caption', 'holiday', '--strict', code=1)
+    assert json.loads((folder/'rejected.jsonl').read_text())['file_name'] == 'diary.jpg'
+    before = texts()
+    assert 'captioned 4, ' in done('caption', 'holiday', '--overwrite', '--prompt', 'a picture of', '--keep_prompt', 'no', '--num_captions', '3')
+    assert not any('picture of' in o for o in texts())
+    after = texts()
+    assert 'dry run' in done('captions', 'holiday', '--prefix', 'ink drawing, ', '--dry_run').splitlines()[-1] and texts() == after
+    done('captions', 'holiday', '--prefix', 'ink drawing, ')
+    assert texts() == ['ink drawing, ' + o for o in after]
+    done('captions', 'holiday', '--undo')
+    assert texts() == after and texts() != before
+    said = done('check', 'holiday', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
+    assert 'diary.jpg' in said and 'tiantian thing, ' in said and '1 error' in said
+    said = done('convert', 'holiday', 'for_kohya', '--to', 'kohya', '--repeats', '3', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
+    assert said == 'converted 4, rejected 1: see rejected.jsonl\n'
+    assert len(list((tmp_path/'for_kohya'/'3_tiantian thing').glob('*.txt'))) == 4
+    (folder/'diary.jpg').unlink()
+    assert done('caption', 'holiday', '--strict').endswith('captioned 0, skipped 4, rejected 0\n')
+    assert not (folder/'rejected.jsonl').exists()
 
 def test_generate_is_the_same_again(tmp_path):
     args = 'generate', '--prompt', 'a picture of rabbit face', '--num_images', '2', '--num_inference_steps', '3'
@@ -170,7 +208,7 @@ def small_disk(tmp_path):
 def whole(folder):
     "Nothing half-written: pictures open, rows and settings parse, no temporary files"
     for o in Path(folder).rglob('*'):
-        assert not o.name.endswith('.tmp') and not o.name.startswith('.'), o
+        assert not o.name.endswith('.tmp') and (o.name == '.automode' or not o.name.startswith('.')), o
         if o.suffix == '.png': Image.open(o).load()
         if o.suffix == '.json': json.loads(o.read_text())
         if o.suffix == '.jsonl': [json.loads(row) for row in o.read_text().splitlines()]
