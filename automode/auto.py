@@ -16,6 +16,7 @@ from PIL import Image
 from .caption import caption_folder
 from .core import Problem, find_model, pick_device, read_json
 from .dataset import Dataset
+from .download import find_addresses
 from .formats import caption_from_path
 from .generate import compare
 from .images import find_images
@@ -23,7 +24,6 @@ from .report import write_report
 from .starter import sample_pictures, starter_prompt
 from .loss import choose_learning_rate
 from .train import Run, train
-from .web import find_addresses
 
 # %% ../nbs/12_auto.ipynb #088231b1
 def choose_prompts(
@@ -71,7 +71,7 @@ def run(
     "Caption the pictures, train a LoRA, draw without and with it, write a report"
     out, started = Path(out), time.time()
     find_model(base, 'base')                                    # say now, not after the captions, that it is not there
-    if not find_addresses(pictures): find_images(pictures)      # nor that there is no picture
+    if find_addresses(pictures) is None: find_images(pictures)  # nor that there are no pictures
     print(f"1 of 4: captions for the pictures in '{Path(pictures).name}'")
     dataset = caption_folder(pictures, captioner, prompt, out=out/'dataset', background=background, device=device)
     for why in list(dataset.bad.values())[:10]: print(f'left out: {why}')
