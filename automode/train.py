@@ -374,7 +374,6 @@ def _explain(
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
 
-# %% ../nbs/07_train.ipynb #61c8ce23
 def _start_run(
     plan:_Plan, # With nothing left open
 ) -> None:
