@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How fast is captioning? The seed's loop, the same in batches, and automode, on the same pictures and model, one after another.
 
-    python tests/benchmarks/captioning.py                        # the starter, on 480 drawings
+    python tests/benchmarks/captioning.py                        # the starter, on 960 drawings
     python tests/benchmarks/captioning.py --model large --pictures 12    # BLIP-large with random weights: the same work, no sense
     python tests/benchmarks/captioning.py --device cuda --model large --pictures 2000
     python tests/benchmarks/captioning.py --check                # exit with 1 when ours is not five times the seed's loop
@@ -105,9 +105,9 @@ def flops(captioner, paths):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', default='starter', choices=['starter', 'large'])
-    parser.add_argument('--pictures', type=int, default=480)
+    parser.add_argument('--pictures', type=int, default=960)
     parser.add_argument('--edge', type=int, default=128, help='edge of the pictures in pixels')
-    parser.add_argument('--batch_size', type=int, default=16, help='of the second and the third; 0 lets automode find its own')
+    parser.add_argument('--batch_size', type=int, default=0, help='of the second and the third; 0 is 16 for the second, and automode finds its own')
     parser.add_argument('--repeat', type=int, default=3, help='rounds; the best of each is reported')
     parser.add_argument('--device')
     parser.add_argument('--check', action='store_true')
