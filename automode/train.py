@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from .buckets import read_focus
 from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, quiet, read_json, read_rows
 from .core import whole_folder, write_json, write_whole
-from .dataset import REJECTED, Dataset
+from .dataset import Dataset
 from .images import BadImage, image_grid
 from .lora import TEXT_ENCODER_TARGETS, add_lora, lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import Cache, Example, TrainConfig, fill_in, make_cache, pick_batch, training_loss, training_prompt
@@ -94,8 +94,9 @@ class Run:
     @property
     def samples(self) -> list[Path]: return sorted((self.folder/'samples').glob('*.png'))
     @property
-    def left_out(self) -> dict[str,str]: # Pictures that could not be used, and why
-        return {o['file_name']: o['reason'] for o in read_rows(self.folder/REJECTED)}
+    def left_out(self) -> dict[str,str]: # By `file_name`, with the reason; class pictures begin with `class_images/`
+        "What could not be used when the run began"
+        return {o['file_name']: o['reason'] for o in read_rows(self.folder/'left_out.jsonl')}
     def __repr__(self):
         last = self.metrics[-1] if self.metrics else dict(step=0, loss=float('nan'))
         steps, state = self.config['max_train_steps'], 'done' if self.lora.exists() else 'not done'
@@ -379,7 +380,7 @@ def _start_run(
 ) -> None:
     "Write down what is trained, and what was left out"
     rows = [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
-    if rows: write_whole(plan.folder/REJECTED, b''.join(map(format_row, rows)))
+    if rows: write_whole(plan.folder/'left_out.jsonl', b''.join(map(format_row, rows)))
     write_json(plan.folder/'config.json', plan.settings)
 
 # %% ../nbs/07_train.ipynb #d7f6d1c3
