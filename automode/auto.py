@@ -16,8 +16,10 @@ from PIL import Image
 from .caption import caption_folder
 from .core import Problem, find_model, pick_device, read_json
 from .dataset import Dataset
+from .download import find_addresses
 from .formats import caption_from_path
 from .generate import compare
+from .images import find_images
 from .report import write_report
 from .starter import sample_pictures, starter_prompt
 from .loss import choose_learning_rate
@@ -61,6 +63,7 @@ def run(
     prompt:str|None=None, # Beginning of every caption; None takes the captioner's usual one
     name:str|None=None, # Name of the LoRA; None takes the last part of `out`
     prompts:list[str]|None=None, # What to draw without and with the LoRA; None chooses
+    background:str|None=None, # Colour behind transparent pictures; None leaves it as it is, white at first
     seed:int=0, # Seed of everything random
     device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
     **kwargs,
@@ -68,8 +71,9 @@ def run(
     "Caption the pictures, train a LoRA, draw without and with it, write a report"
     out, started = Path(out), time.time()
     find_model(base, 'base')                                    # say now, not after the captions, that it is not there
+    if find_addresses(pictures) is None: find_images(pictures)  # nor that there are no pictures
     print(f"1 of 4: captions for the pictures in '{Path(pictures).name}'")
-    dataset = caption_folder(pictures, captioner, prompt, out=out/'dataset', device=device)
+    dataset = caption_folder(pictures, captioner, prompt, out=out/'dataset', background=background, device=device)
     for why in list(dataset.bad.values())[:10]: print(f'left out: {why}')
     print('2 of 4: the LoRA')
     finished = train(out/'dataset', base, out/'run', name=name or out.resolve().name, seed=seed, device=device, **kwargs)
@@ -107,7 +111,7 @@ def dreambooth_dataset(
     class_word:str|None, # What kind of thing it is
 ) -> Dataset: # With the captions that JoePenna's rules give; nothing is written
     "The pictures of `folder` with captions from their folders and file names"
-    dataset = Dataset(folder, Dataset.start(folder).rows)
+    dataset = Dataset.start(folder)
     for row in dataset: row['text'] = caption_from_path(Path(folder)/row['file_name'], folder, token, class_word)
     return dataset
 

@@ -8,7 +8,7 @@ __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'find_images', 'is_inside', 'BadImage
            'data_uri']
 
 # %% ../nbs/01_images.ipynb #9318d801
-import base64, io, math, os, struct
+import base64, errno, io, math, os, struct
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,10 +155,11 @@ def _reason(
     error:Exception, # What Pillow raised
 ) -> str: # A few words for a person
     "Say in plain words why `path` could not be read"
-    if isinstance(error, FileNotFoundError): return 'it is not there'
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)): return 'it is not there'
     if isinstance(error, PermissionError): return 'its rights do not allow it'
-    if path.is_dir(): return 'it is a folder'
-    if not path.stat().st_size: return 'the file is empty'
+    if getattr(error, 'errno', None) == errno.ENAMETOOLONG: return 'its name is too long'
+    if os.path.isdir(path): return 'it is a folder'
+    if os.path.isfile(path) and not os.path.getsize(path): return 'the file is empty'
     if path.suffix.lower() in ('.heic', '.heif'): return 'convert it to .jpg first'
     if isinstance(error, Image.DecompressionBombError): return 'it would unfold to too many pixels'
     if not isinstance(error, Image.UnidentifiedImageError): return ' '.join(str(error).split()) or type(error).__name__

@@ -22,13 +22,15 @@ from fastcore.meta import delegates
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from .buckets import read_focus
 from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, quiet, read_json, read_rows
 from .core import whole_folder, write_json, write_whole
 from .dataset import Dataset
-from .images import BadImage, image_grid, open_image
+from .images import BadImage, image_grid
 from .lora import TEXT_ENCODER_TARGETS, add_lora, lora_metadata, read_lora_info, save_diffusers_lora, save_lora
-from .loss import Cache, TrainConfig, fill_in, make_cache, pick_batch, training_loss, training_prompt
+from .loss import Cache, Example, TrainConfig, fill_in, make_cache, pick_batch, training_loss, training_prompt
 from .models import BaseModel, as_pipeline, count_tokens, load_base
+from .rows import format_row
 
 # %% ../nbs/07_train.ipynb #b7c0151e
 def save_checkpoint(
@@ -91,6 +93,10 @@ class Run:
     def checkpoints(self) -> list[Path]: return sorted((self.folder/'checkpoints').glob('step-*'))
     @property
     def samples(self) -> list[Path]: return sorted((self.folder/'samples').glob('*.png'))
+    @property
+    def left_out(self) -> dict[str,str]: # By `file_name`, with the reason; class pictures begin with `class_images/`
+        "What could not be used when the run began"
+        return {o['file_name']: o['reason'] for o in read_rows(self.folder/'left_out.jsonl')}
     def __repr__(self):
         last = self.metrics[-1] if self.metrics else dict(step=0, loss=float('nan'))
         steps, state = self.config['max_train_steps'], 'done' if self.lora.exists() else 'not done'
@@ -136,17 +142,21 @@ def find_examples(
     dataset:str|Path|Dataset, # A captioned folder, or any folder when `token` or `class_word` is given
     token:str|None=None, # The word that names the subject
     class_word:str|None=None, # What kind of thing it is
-) -> tuple[list[tuple[Path, str]], dict[str, str]]: # Pictures with prompts; and what was left out, with the reason
+) -> tuple[list[Example], dict[str, str]]: # Pictures with prompts; and what was left out, with the reason
     "The pictures to train on, and the prompt of each"
     if not isinstance(dataset, Dataset):
         dataset = Dataset.start(dataset) if token or class_word else Dataset.read(dataset)
     rows = [o for o in dataset if o.get('status') != 'excluded'] if token or class_word else dataset.trainable()
-    examples, bad = [], dict(dataset.bad)
+    examples, bad, background = [], dict(dataset.bad), dataset.background
     for row in rows:
         if row['file_name'] in bad: continue
-        try: open_image(dataset.path(row))
+        try: dataset.image(row)
         except (BadImage, OSError) as e: bad[row['file_name']] = str(e)
-        else: examples.append((dataset.path(row), training_prompt(row.get('text') or '', token, class_word)))
+        else:
+            prompt = training_prompt(row.get('text') or '', token, class_word)
+            examples.append(Example(dataset.path(row), prompt, background, read_focus(row)[0]))
+    if rows and not examples:
+        raise Problem(f"none of the pictures in '{dataset.folder}' can be used; the first: {next(iter(bad.values()))}")
     if not examples:
         raise Problem(f"no picture in '{dataset.folder}' can be trained on: none has a caption; "
                       f"run 'automode caption {dataset.folder}', or give a --token")
@@ -154,10 +164,11 @@ def find_examples(
 
 # %% ../nbs/07_train.ipynb #06f89f59
 def _fingerprint(
-    examples:list[tuple[Path, str]], # Pictures with prompts
+    examples:list[Example], # Pictures with prompts
 ) -> str: # A short hash
     "Tells whether a run goes on with the same pictures and prompts"
-    rows = [(Path(o).name, hashlib.sha256(Path(o).read_bytes()).hexdigest(), prompt) for o, prompt in examples]
+    rows = [(o.path.name, hashlib.sha256(o.path.read_bytes()).hexdigest(), o.prompt,
+             *([o.focus] if o.focus != (.5, .5) else [])) for o in examples]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 def _check_same_run(
@@ -166,7 +177,7 @@ def _check_same_run(
 ) -> None:
     "Refuse to go on with a run that has other settings, and name the first that differs"
     free = {'name', 'save_every_steps', 'log_every_steps', 'sample_prompt', 'versions', 'dataset', 'class_images'}
-    before = read_json(folder/'config.json')
+    before = dict(background='white', class_background='white') | read_json(folder/'config.json')
     for key, value in settings.items():
         if value is not None and key not in free and before.get(key) != json.loads(json.dumps(value)):
             raise Problem(f"'{folder}' holds a run with {key}={before.get(key)!r}, not {value!r}; "
@@ -316,16 +327,18 @@ class _Plan:
     folder:Path # Where the run goes
     name:str # Of the LoRA
     base:str # Base model, as the user named it
-    examples:list # Pictures with prompts
-    class_examples:list # Class pictures with theirs
+    examples:list[Example] # Pictures with prompts
+    class_examples:list[Example] # Class pictures with theirs
     bad:dict # What was left out, and why
     config:TrainConfig # Settings
 
     @property
     def settings(self) -> dict: # What `config.json` holds
-        known = dict(name=self.name, base=self.base, dataset=str(self.examples[0][0].parent),
-                     pictures=_fingerprint(self.examples), class_pictures=_fingerprint(self.class_examples),
-                     num_images=len(self.examples), num_class_images=len(self.class_examples))
+        beside = self.class_examples
+        known = dict(name=self.name, base=self.base, dataset=str(self.examples[0].path.parent),
+                     pictures=_fingerprint(self.examples), class_pictures=_fingerprint(beside),
+                     background=self.examples[0].background, class_background=beside[0].background if beside else None,
+                     num_images=len(self.examples), num_class_images=len(beside))
         return known | asdict(self.config)
 
 # %% ../nbs/07_train.ipynb #dff66f19
@@ -338,7 +351,8 @@ def _plan(
     examples, bad = find_examples(dataset, config.token, config.class_word)
     class_examples, bad_class = [], {}
     if class_images is not None: class_examples, bad_class = find_examples(class_images, None, config.class_word)
-    plan = _Plan(folder, name or folder.resolve().name, str(base), examples, class_examples, bad | bad_class, config)
+    bad |= {f'class_images/{k}': v for k, v in bad_class.items()}
+    plan = _Plan(folder, name or folder.resolve().name, str(base), examples, class_examples, bad, config)
     if (folder/'config.json').exists(): _check_same_run(folder, plan.settings)
     return plan
 
@@ -355,11 +369,19 @@ def _explain(
     lines = [f"{len(examples)} pictures{also}, {config.max_train_steps} steps of {seen // config.max_train_steps}: "
              f"each is seen about {seen / len(examples):.0f} times at {config.resolution}x{config.resolution}",
              f"rank {config.rank}, alpha {config.alpha:g}, learning rate {config.learning_rate:g}, on {base!r}",
-             f"the first picture trains with the prompt: {examples[0][1]!r}"]
+             f"the first picture trains with the prompt: {examples[0].prompt!r}"]
     lines += [f'left out: {why}' for why in plan.bad.values()]
-    long = [o for _, o in examples if count_tokens(base, o)[0] > count_tokens(base, o)[1]]
+    long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
+
+def _start_run(
+    plan:_Plan, # With nothing left open
+) -> None:
+    "Write down what is trained, and what was left out"
+    rows = [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
+    if rows: write_whole(plan.folder/'left_out.jsonl', b''.join(map(format_row, rows)))
+    write_json(plan.folder/'config.json', plan.settings)
 
 # %% ../nbs/07_train.ipynb #d7f6d1c3
 def _loop(
@@ -403,7 +425,7 @@ def export(
     base.unet, base.text_encoder = map(self.accelerator.unwrap_model, (base.unet, base.text_encoder))
     kept = {o: getattr(config, o) for o in ('learning_rate', 'text_encoder_lr', 'lr_scheduler', 'seed', 'min_snr_gamma',
                                             'prior_loss_weight', 'max_train_steps')}
-    prompts = Counter(p for _, p in plan.examples)
+    prompts = Counter(o.prompt for o in plan.examples)
     metadata = lora_metadata(base, plan.name, config.rank, config.alpha, steps=self.done, optimizer='AdamW',
                              resolution=[config.resolution]*2, num_train_images=len(plan.examples),
                              num_reg_images=len(plan.class_examples), tag_frequency={plan.name: dict(prompts.most_common(500))},
@@ -435,13 +457,12 @@ def train(
     accelerator.print(_explain(plan, model, accelerator.num_processes))
     cache = make_cache(model, plan.examples, plan.class_examples, plan.config)
     trainer = Trainer(model, cache, plan.config, accelerator)
-    if accelerator.is_main_process and not (plan.folder/'config.json').exists():
-        write_json(plan.folder/'config.json', plan.settings)
+    if accelerator.is_main_process and not (plan.folder/'config.json').exists(): _start_run(plan)
     accelerator.wait_for_everyone()
     if (run := Run(plan.folder)).checkpoints:
         trainer.resume(run)
         accelerator.print(f'going on from step {trainer.done}')
-    different = list(dict.fromkeys(o for _, o in plan.examples))
+    different = list(dict.fromkeys(o.prompt for o in plan.examples))
     prompts = [plan.config.sample_prompt] if plan.config.sample_prompt else different[:4]
     _loop(trainer, plan, prompts)
     if accelerator.is_main_process:
