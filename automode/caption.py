@@ -25,7 +25,7 @@ from .core import Problem, pick_device, progress, read_json, write_json, writing
 from .dataset import Dataset, new_row
 from .lock import lock_dataset
 from .download import download_images, find_addresses, read_sources
-from .images import BadImage
+from .images import BadImage, find_images
 
 # %% ../nbs/04_caption.ipynb #08c9cebb
 def needs_caption(
@@ -427,7 +427,7 @@ def caption_folder(
     run = CaptionRun(out or folder, settings, load, state)
     if not run.is_main: return _share(run)
     if addresses: rejected = fetch_pictures(addresses, folder, allow_private=allow_private)
-    if out: Path(out).mkdir(parents=True, exist_ok=True)
+    if out and find_images(folder): Path(out).mkdir(parents=True, exist_ok=True)
     with lock_dataset(out or folder, task='caption'):
         dataset = start_dataset(folder, out)
         dataset.bad |= rejected
