@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'automode'
 MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if o.stem[0] != '_')
 HEAVY = 'torch transformers diffusers peft accelerate datasets matplotlib pandas'.split()
-LIGHT = 'core images lock rows web buckets copies dataset download edits formats formats_out check review report starter cli'.split()  # used in a notebook or a command before any model is
+LIGHT = 'core images lock rows web buckets copies dataset download edits formats formats_out check review report starter flags cli'.split()  # used in a notebook or a command before any model is
 
 
 # --- arrows point down only
@@ -49,7 +49,7 @@ def test_arrows_point_down(module):
     assert not up, f'{module} imports {sorted(up)}, of a later notebook'
 
 def test_the_command_imports_its_steps_inside_of_them():
-    if 'cli' in MODULES: assert own_imports((PACKAGE/'cli.py').read_text(), at_top=True) <= {'core'}
+    if 'cli' in MODULES: assert own_imports((PACKAGE/'cli.py').read_text(), at_top=True) <= {'core', 'flags'}
 
 def test_starter_stands_alone():
     if 'starter' in MODULES: assert own_imports((PACKAGE/'starter.py').read_text()) <= {'core', 'images'}
