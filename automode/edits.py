@@ -102,12 +102,12 @@ def _compile(
     "Compile once what is looked for in many captions"
     import regex as engine
     if not find: raise Problem('there is nothing to look for; say which text to find')
-    try: engine.compile(find if regex else re.escape(find))
+    pattern = find if regex else re.escape(find)
+    try: engine.compile(pattern)
     except engine.error as e:
         where = '' if e.pos is None else f" at place {e.pos + 1}, after '{find[:e.pos]}'"
         raise Problem(f"the pattern '{find}' cannot be read: {e.msg}{where}; mend it or leave regex out") from None
-    flags, pattern = engine.I if ignore_case else 0, find if regex else re.escape(find)
-    return engine.compile(_whole(pattern) if whole_words else pattern, flags)
+    return engine.compile(_whole(pattern) if whole_words else pattern, engine.I if ignore_case else 0)
 
 # %% ../nbs/03_edits.ipynb #55159392
 def replace_text(
@@ -119,10 +119,11 @@ def replace_text(
     ignore_case:bool=False, # Upper and lower case alike?
 ) -> str: # The caption; tidy, where something was found and replaced by nothing
     "Replace every `find` in `text`"
+    import regex as engine
     pattern = _compile(find, regex, whole_words, ignore_case)
     try: found = pattern.sub(replace if regex else lambda _: replace, text, timeout=SECONDS)
     except TimeoutError: raise _too_slow(find, text) from None
-    except (ValueError, IndexError, _error_class()) as e:
+    except (ValueError, IndexError, engine.error) as e:
         raise Problem(f"'{replace}' cannot be put in the place of '{find}': {e}; a group is written \\1") from None
     return tidy_caption(found) if found != text and not replace.strip() else found
 
@@ -132,11 +133,6 @@ def _too_slow(
 ) -> Problem: # To be raised
     "Say that a pattern takes too long"
     return Problem(f"the pattern '{find}' takes more than {SECONDS:g} s on the caption '{text[:60]}'; make it simpler")
-
-def _error_class() -> type[Exception]: # The class
-    "What the `regex` package raises"
-    import regex as engine
-    return engine.error
 
 # %% ../nbs/03_edits.ipynb #d98e8b80
 _AN = re.compile(r'(?!eu|ewe|on(?:e|ce)\b|u(?:ni(?![dmn])|[st][aei]))[aeiou]|hon(?:est|ou?r)|hour|heir|8|1[18]\b', re.I)
@@ -200,12 +196,20 @@ def _drop_parts(
     keep = [i for i, o in enumerate(keys) if not o or o not in (keys[:i] if tags else keys[max(0, i - 1):i])]
     return text if len(keep) == len(parts) else tidy_caption(','.join(parts[i] for i in keep))
 
+def _may_repeat(
+    text:str, # A caption
+) -> bool: # Is a closer look worth its time?
+    "Look for a pair of words that is there twice, or a word beside itself"
+    words = re.findall(r"[\w'’-]+", text.lower())
+    pairs, others = list(zip(words, words[1:])), [o for o in words if o != 'and']
+    return len(set(pairs)) < len(pairs) or any(a == b for a, b in zip(others, others[1:]))
+
 def drop_repeats(
     text:str, # A caption
 ) -> str: # The caption, each thing said once
     "Leave out what `text` says again"
     for _ in range(9):
-        before, text = text, _drop_parts(_AGAIN.sub(_once, text))
+        before, text = text, _drop_parts(_AGAIN.sub(_once, text) if _may_repeat(text) else text)
         if text == before: break
     return text
 
@@ -327,10 +331,11 @@ class WordCounts(NamedTuple):
         return '\n'.join(f'{make_printable(o):{width}}  {n:6}  {bar(n)}' for o, n in [*self.words[:15], *self.phrases[:15]])
 
     def _repr_html_(self):
-        cell = lambda o, n: (f'<tr><td style="text-align:left">{html.escape(o)}</td><td>{n}</td><td style="width:120px">'
-                             f'<div style="height:.7em;background:#48a;width:{100*n/max(1, self.captions):.0f}%"></div></td></tr>')
+        bar = lambda n: f'<div style="height:.7em;background:#48a;width:{100*n/max(1, self.captions):.0f}%"></div>'
+        cell = lambda o, n: (f'<tr><td style="text-align:left">{html.escape(o)}</td><td>{n}</td>'
+                             f'<td style="width:99px">{bar(n)}</td></tr>')
         tables = [f"<table>{''.join(cell(*o) for o in side[:15])}</table>" for side in (self.words, self.phrases)]
-        return f'<div style="display:flex;gap:24px">{"".join(tables)}</div>'
+        return f'<div style="display:flex;gap:24px;align-items:flex-start">{"".join(tables)}</div>'
 
 def count_words(
     dataset:Dataset|str|Path, # A dataset or its folder
@@ -368,14 +373,6 @@ def read_captions(
     return {picture_key(o): o['text'] for o in rows}
 
 # %% ../nbs/03_edits.ipynb #11852f28
-def _setting(
-    what:str, # What it does, in words
-    new:Callable[[dict],str], # From a row to its new caption
-    existing:str, # What happens to captions that are there
-) -> Edit: # The step
-    "Make the step that sets captions"
-    return Edit(f'{what} ({existing})', lambda text, row: set_caption(text, new(row), row.get('status') or 'auto', existing))
-
 def _list_edits(
     token:str|None, # As in `change_captions`, for this and all below
     class_word:str|None,
@@ -386,9 +383,10 @@ def _list_edits(
     f, edits = flags, []
     fill = lambda template, row: fill_template(template, row, token, class_word)
     add = lambda what, change: edits.append(Edit(what, change))
-    if f['template']: edits.append(_setting(f"set '{f['template']}'", lambda row: fill(f['template'], row), f['existing']))
-    if captions: edits.append(_setting(f"set from '{Path(f['captions']).name}'",
-                                       lambda row: captions.get(picture_key(row), ''), f['existing']))
+    put = lambda what, new: add(f"{what} ({f['existing']})", lambda text, row: set_caption(
+        text, new(row), row.get('status') or 'auto', f['existing']))
+    if f['template']: put(f"set '{f['template']}'", lambda row: fill(f['template'], row))
+    if captions: put(f"set from '{Path(f['captions']).name}'", lambda row: captions.get(picture_key(row), ''))
     if f['find'] is not None: add(f"replace '{f['find']}' by '{f['replace']}'", lambda text, row: replace_text(
         text, f['find'], f['replace'], f['regex'], f['whole_words'], f['ignore_case']))
     if f['drop']: add(f"drop {f['drop']}", lambda text, row: drop_phrases(text, f['drop']))
@@ -407,7 +405,7 @@ def _add_hints(
 ) -> Changes: # The same, with a closing line that hides nothing
     "Say which captions of a file were not used, and why nothing changed"
     strangers = len(captions.keys() - {picture_key(o) for o in result.dataset})
-    if strangers: result.closing += f'; {strangers} of the file belong to no picture here'
+    if strangers: result.closing += f"; {strangers} of the file belong{'s'*(strangers == 1)} to no picture here"
     if not result.changes and (captions or template) and existing != 'overwrite':
         result.closing += f"; existing='{existing}' leaves captions that are there"
     return result

@@ -59,7 +59,7 @@ def _table_row(
     try: picture = f'<img alt="" src="{data_uri(open_image(dataset.path({"file_name": name}), dataset.background, 128), 64)}">'
     except Problem: picture = ''
     tag = lambda name, style: lambda o: f'<{name} style="{style}">{html.escape(o)}</{name}>'
-    text = _mark(before, after, tag('del', 'background:#e443'), tag('ins', 'background:#2a54;text-decoration:none'), html.escape)
+    text = _mark(before, after, tag('del', 'background:#e445'), tag('ins', 'background:#2a56;text-decoration:none'), html.escape)
     return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{html.escape(name)}</small>'
             f'<br>{text}</td></tr>')
 
@@ -143,6 +143,7 @@ def _write_line(
 ) -> None:
     "Add a line to the history, on the disk when this returns"
     path = own_folder(folder)/'history.jsonl'
+    if path.is_symlink(): raise Problem(f"'{path}' is a link, and not automode's own file; remove it and run the same again")
     try: append_row(path, line, sync=True)
     except OSError as e: raise Problem(f"'{path}' cannot be written ({e.strerror}), so nothing was changed; "
                                        'make room or change its rights') from None
@@ -262,8 +263,8 @@ def _step(
         left = [name for name in last['changes'] if name not in changes]
         line = dict(did=way, what=last['what'], was=was, now=now, of=top['of'] if side else was[0], left=left)
         _carry_out(dataset, changes, place, line)
-    closing = f"{'made again' if side else 'took back'} '{make_printable(last['what'])}': {_count(len(changes))}{_kept_words(kept)}"
-    return Changes(dataset, changes, closing, kept=kept)
+    closing = f"{'made again' if side else 'took back'} '{make_printable(last['what'])}': {_count(len(changes))}"
+    return Changes(dataset, changes, closing + _kept_words(kept), kept=kept)
 
 def _turn(
     changes:dict[str,dict], # What was changed
