@@ -59,7 +59,8 @@ def _table_row(
     try: picture = f'<img alt="" src="{data_uri(open_image(dataset.path({"file_name": name}), dataset.background, 128), 64)}">'
     except Problem: picture = ''
     tag = lambda name, style: lambda o: f'<{name} style="{style}">{html.escape(o)}</{name}>'
-    text = _mark(before, after, tag('del', 'background:#e445'), tag('ins', 'background:#2a56;text-decoration:none'), html.escape)
+    text = _mark(before, after, tag('del', 'background:#e445;border-radius:3px;margin-right:2px'),
+                 tag('ins', 'background:#2a56;border-radius:3px;text-decoration:none'), html.escape)
     return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{html.escape(name)}</small>'
             f'<br>{text}</td></tr>')
 
