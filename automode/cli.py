@@ -167,18 +167,22 @@ def captions(
     missing:str|None=None, # Only captions without this word or phrase
     names:list[str]|None=None, # Only these pictures; * stands for anything
     show:int=10, # Captions to show
+    from_:str|None=None, # File with captions to set: .json, .jsonl or .csv, with file_name and text
     words:bool=False, # Only count the words of the captions
+    history:bool=False, # Only list the changes that were made
     undo:bool=False, # Take back the last change; again, the one before
     redo:bool=False, # Make it again
     dry_run:bool=False, # Show what would change, and write nothing
 ) -> None:
     "Change many captions at once: find and replace, drop, prefix, token; with a preview, and undo"
-    from automode import edits
+    from automode import edits, history as past
     if words: return print(edits.count_words(dataset))
-    if undo or redo: return print((edits.undo if undo else edits.redo)(dataset))
-    flags = given(locals(), 'dataset', 'edits', 'words', 'undo', 'redo')
-    if drop: flags['drop'] = ','.join(drop)
-    print(edits.change_captions(dataset, **flags))
+    if undo or redo: return print((past.undo if undo else past.redo)(dataset))
+    if history:
+        for o in past.read_history(dataset): print(f"{o['time']}  {o['did']}: {o['what']}, {o['captions']} captions")
+        return
+    flags = given(locals(), 'dataset', 'edits', 'past', 'words', 'history', 'undo', 'redo', 'from_', 'drop')
+    print(edits.change_captions(dataset, captions=from_, drop=','.join(drop or []), **flags))
 
 # %% ../nbs/13_cli.ipynb #38f5cca4
 @command("""automode convert holiday for_kohya --to kohya --repeats 10 --token tiantian --class_word rabbit
@@ -404,6 +408,7 @@ def main(
         _prepare()
         function(**vars(flags))
     except SystemExit as e: return e.code or 0
+    except BrokenPipeError: return os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) and 0   # as by `| head`
     except KeyboardInterrupt as e: return print(f"\n{str(e) or f'stopped; {stopped}'}", file=sys.stderr) or 130
     except Exception as e:
         if (text := sentence(e)) is None: raise
