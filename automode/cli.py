@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['commands', 'command', 'given', 'look_first', 'close', 'close_run', 'caption', 'check', 'captions', 'convert', 'train',
-           'generate', 'run', 'demo', 'dreambooth', 'sentence', 'overview', 'main']
+           'generate', 'run', 'demo', 'dreambooth', 'sentence', 'overview', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #28727d57
 import os, signal, sys, warnings
@@ -390,11 +390,10 @@ def _close_bars() -> None:
     if 'tqdm' in sys.modules:
         for bar in list(sys.modules['tqdm'].tqdm._instances): bar.close()
 
-def main(
-    args:list[str]|None=None, # What was typed after `automode`; None reads it from the command line
+def run_command(
+    args:list[str], # What was typed after `automode`
 ) -> int: # The exit code: 0 done, 1 a problem, 2 a mistake in the command, 130 stopped
-    "The `automode` command"
-    args = sys.argv[1:] if args is None else args
+    "Find the command, read its flags, and do it"
     if not args or args[0] in ('-h', '--help', 'help'): return print(overview()) or 0
     if args[0] in ('-V', '--version'): return print(f'automode {__version__}') or 0
     if args[0] not in commands:
@@ -408,13 +407,25 @@ def main(
         _prepare()
         function(**vars(flags))
     except SystemExit as e: return e.code or 0
-    except BrokenPipeError: return os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()) and 0   # as by `| head`
+    except BrokenPipeError: raise
     except KeyboardInterrupt as e: return print(f"\n{str(e) or f'stopped; {stopped}'}", file=sys.stderr) or 130
     except Exception as e:
         if (text := sentence(e)) is None: raise
         _close_bars()
         return print(f'automode {args[0]}: {text}', file=sys.stderr) or 1
     return 0
+
+def main(
+    args:list[str]|None=None, # What was typed after `automode`; None reads it from the command line
+) -> int: # The exit code of `run_command`
+    "The `automode` command"
+    try:
+        code = run_command(sys.argv[1:] if args is None else args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:                                         # the reader has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
 
 # %% ../nbs/13_cli.ipynb #6ee37871
 if __name__ == '__main__' and __spec__: sys.exit(main())
