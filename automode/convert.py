@@ -21,7 +21,8 @@ from .formats import (Found, find_aitoolkit, find_automode, find_everydream, fin
                               find_kohya, find_kohya_toml, find_onetrainer, find_sidecars, find_tables, first_numbered,
                               list_images, read_lines, read_table)
 from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit, write_automode, write_everydream,
-                                  write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer, write_sidecars)
+                                  write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer,
+                                  write_sidecars)
 from .formats_tar import find_webdataset, write_webdataset
 from .images import IMAGE_SUFFIXES, is_inside
 from .rows import METADATA, _form_trouble, format_row, new_row
@@ -35,7 +36,7 @@ class Format(NamedTuple):
     loses:str='' # What it cannot hold
 
 _keys = 'line breaks, excluded pictures, all other keys'
-_named = f'captions over 255 bytes, / and its like, pictures without one, {_keys}'
+_named = f'captions over 255 bytes, / and its like, {_keys}'
 
 formats = {
     'automode': Format('a dataset of automode: pictures and metadata.jsonl', find_automode, write_automode, 'nothing'),
@@ -51,10 +52,11 @@ formats = {
         find_aitoolkit, write_aitoolkit, f'{_keys}, folders, repeated commas, .gif .tif .avif .heic .bmp'),
     'webdataset': Format('tar files of pictures, captions and JSON with equal names',
         find_webdataset, write_webdataset, 'excluded pictures, templates'),
-    'filenames': Format('captions as file names', find_filenames, write_filenames, _named),
+    'filenames': Format('captions as file names', find_filenames, write_filenames, f'pictures without a caption, {_named}'),
     'joepenna': Format("names by the rules of JoePenna's DreamBooth, as img@S being a good C.jpg",
         find_joepenna, write_joepenna, f'@ and _, the words S and C, {_named}'),
-    'everydream': Format('captions as file names, numbered with _1, as for EveryDream2', find_everydream, write_everydream, f'_, {_named}'),
+    'everydream': Format('captions as file names, numbered with _1, as for EveryDream2',
+        find_everydream, write_everydream, f'_, pictures without a caption, {_named}'),
 }
 
 # %% ../nbs/03_convert.ipynb #5d51c3cd
@@ -254,7 +256,8 @@ def _check_asked(
 ) -> None:
     "Raise a `Problem` for what cannot be done"
     if to not in formats or not formats[to].write:
-        raise Problem(f"'{to}' is not a format that can be written; say one of {', '.join(k for k, o in formats.items() if o.write)}")
+        able = ', '.join(k for k, o in formats.items() if o.write)
+        raise Problem(f"'{to}' is not a format that can be written; say one of {able}")
     if options.caption_extension not in ('.txt', '.caption'):
         raise Problem(f"'{options.caption_extension}' is not what caption files end with; say .txt or .caption")
     if min(options.repeats, options.shard_pictures, options.shard_bytes) < 1:
@@ -287,7 +290,8 @@ def convert(
     link:bool=False, # Make hard links instead of copies, where the disk can?
 ) -> Converted: # What was done
     "Bring captioned pictures from any format to any other; the same again goes on where it was killed"
-    src, out, options = Path(src), Path(out), Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
+    src, out = Path(src), Path(out)
+    options = Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
     _check_asked(src, out, to, options)
     from_ = from_ or detect_format(src).name
     find = lambda: find_pictures(src, from_, token=token, class_word=class_word, text_column=text_column)
@@ -343,12 +347,12 @@ def from_datasets(
     taken, rows, bad = {}, [], {}
     with fill_folder(out, columns) as folder:
         for n, o in enumerate(progress(ds, 'writing pictures')):
-            stored, text = o.pop(image_column) or {}, o.get(text_column)
+            stored, text = o.pop(image_column) or {}, o.get(text_column) or ''
             try:
                 name = _image_name(stored, n, taken)
                 folder.put(name, stored.get('bytes') or Path(stored['path']))
             except (OSError, KeyError, TypeError, AttributeError, Image.DecompressionBombError) as e:
                 bad[f'row {n}'] = f'it has no picture that can be read ({e})'
-            else: rows.append(new_row(name, text or '') | json.loads(json.dumps(o, default=str)) | dict(file_name=name, text=text or ''))
+            else: rows.append(new_row(name, text) | json.loads(json.dumps(o, default=str)) | dict(file_name=name, text=text))
         folder.put(METADATA, b''.join(map(format_row, rows)))
     return Dataset(out, rows, bad)

@@ -105,6 +105,8 @@ def _read_journal(
     if before == settings: return dict(o for o in written if o)
     raise Problem(f"'{folder}' is not empty, and not from the same conversion; give an empty folder")
 
+
+
 # %% ../nbs/02_filling.ipynb #dc762a5e
 class Output:
     "A folder that is being filled; `fill_folder` makes it"
@@ -173,7 +175,8 @@ def _fill_part(
                 times = os.fstat(old.fileno())
         else: f.write(read_part(data) if isinstance(data, Part) else data)
         f.flush()
-        if isinstance(data, Path): os.utime(f.fileno() if os.utime in os.supports_fd else part, ns=(times.st_atime_ns, times.st_mtime_ns))
+        target = f.fileno() if os.utime in os.supports_fd else part
+        if isinstance(data, Path): os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
         info = os.fstat(f.fileno())
     return [info.st_size, info.st_mtime_ns]
 
@@ -193,6 +196,7 @@ def _look(
     try: return os.lstat(self.folder/name)
     except FileNotFoundError: return None
 
+# %% ../nbs/02_filling.ipynb #32d96e56
 @patch
 def put(
     self:Output,

@@ -253,7 +253,10 @@ def _keys_of_subset(
     options:dict, # What holds for the subset
 ) -> Callable: # From lines to keys of the row
     "How a subset makes captions of lines"
-    def keys(lines):
+    def keys(
+        lines:list[str], # Lines of a caption file
+    ) -> dict: # `text`, and `captions` when there are several
+        "Put prefix and suffix around each line"
         around = lambda o: ' '.join(p for p in (options.get('caption_prefix'), o, options.get('caption_suffix')) if p)
         lines = [around(o) for o in (lines if options.get('enable_wildcard') else lines[:1])]
         return dict(text=lines[0]) | (dict(captions=lines) if len(lines) > 1 else {})

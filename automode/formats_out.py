@@ -160,7 +160,12 @@ def _flat_writer(
     read_back:Callable=lambda o: o[0], # From lines to the caption that the program reads
 ) -> Callable: # A writer
     "A writer of caption files in one folder"
-    def write(items, out, options):
+    def write(
+        items:Iterable[Found], # Pictures with their rows
+        out:Output, # Where to
+        options:Options, # What the person asked for
+    ) -> None:
+        "Write each picture and its captions, or reject it"
         taken = {}
         for found in items:
             name = flat_name(found.row['file_name'], taken, suffixes)
@@ -239,7 +244,12 @@ def _name_writer(
     suffixes:tuple[str,...]=(), # What the program reads; anything when empty
 ) -> Callable: # A writer
     "A writer of captions as file names"
-    def write(items, out, options):
+    def write(
+        items:Iterable[Found], # Pictures with their rows
+        out:Output, # Where to
+        options:Options, # What the person asked for
+    ) -> None:
+        "Write each picture, called by its caption, or reject it"
         taken = {}
         for n, found in enumerate(items, 1):
             stem, suffix = stem_of(n, one_line(found.row['text'])), Path(found.row['file_name']).suffix.lower()
