@@ -254,4 +254,4 @@ def _finish(
         with suppress(OSError): path.parent.rmdir()                  # an empty folder; another stays
     self._log.close()
     write_whole(self.journal, ''.join(json.dumps(o) + '\n' for o in (self.settings, *self.now.items())))
-    if hasattr(os, 'sync'): os.sync()                                           # once, and not for each picture
+    if self.now != self.old and hasattr(os, 'sync'): os.sync()                  # once, and not for each picture
