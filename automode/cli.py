@@ -205,7 +205,7 @@ def convert(
     strict:bool=False, # End with 1 when a picture was rejected
 ) -> None:
     "Bring captioned pictures from one program's format to another's; what is there stays as it is"
-    from automode.formats_out import convert as convert_pictures
+    from automode.convert import convert as convert_pictures
     done = convert_pictures(src, **given(locals(), 'src', 'convert_pictures', 'strict'))
     for o in done.rejected[:20]: print(f"rejected: {o['file_name']}: {o['reason']}", file=sys.stderr)
     print(done)

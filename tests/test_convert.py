@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from automode.core import data_path
+from automode.convert import convert
+from automode.core import Problem, data_path
 from automode.dataset import Dataset, new_row
+from automode.filling import fill_folder
 from automode.formats import caption_from_path
-from automode.formats_out import convert
+from automode.lock import lock_dataset
 
 SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
 
@@ -34,7 +36,7 @@ def test_killed_and_started_again(source, tmp_path, to):
     convert(source, tmp_path/'undisturbed', **options)
     wanted = {k: o.replace(b'undisturbed', b'killed') for k, o in files(tmp_path/'undisturbed').items()}
     out, rng, killed = tmp_path/'killed', random.Random(0), 0
-    code = f'from automode.formats_out import convert; convert({str(source)!r}, {str(out)!r}, **{options!r}); print("done")'
+    code = f'from automode.convert import convert; convert({str(source)!r}, {str(out)!r}, **{options!r}); print("done")'
     for _ in range(40):
         before = len(files(out)) if out.exists() else 0
         process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -50,6 +52,28 @@ def test_killed_and_started_again(source, tmp_path, to):
         assert all(wanted[k] == o for k, o in files(out).items())   # each file is whole
     assert process.returncode == 0 and killed >= 3
     assert files(out) == wanted
+
+def test_waits_for_another_process(source, tmp_path):
+    out = tmp_path/'out'
+    out.mkdir()
+    code = f'from automode.convert import convert; print(convert({str(source)!r}, {str(out)!r}, to="sidecars"))'
+    with lock_dataset(out):
+        process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        said = process.stderr.readline()
+        assert 'waiting for process' in said and str(out) in said
+        assert process.poll() is None and not files(out)            # it has written nothing
+    printed, _ = process.communicate()
+    assert printed.strip() == 'converted 300' and len(files(out)) == 600
+
+def test_says_who_fills_the_folder(source, tmp_path):
+    (tmp_path/'out').mkdir()
+    code = f'import sys; from automode.lock import lock_dataset\nwith lock_dataset({str(tmp_path/"out")!r}): print("held", flush=True); sys.stdin.read()'
+    process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    try:
+        with pytest.raises(Problem, match=f'in use by process {process.pid}'), fill_folder(tmp_path/'out', {}, wait=0.): pass
+    finally: process.communicate()
+    assert not files(tmp_path/'out')
 
 def test_captionizer_reads_paths_as_we_do():
     theirs = pytest.importorskip('captionizer')
