@@ -25,7 +25,7 @@ from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit,
                                   write_sidecars)
 from .formats_tar import find_webdataset, write_webdataset
 from .images import IMAGE_SUFFIXES, is_inside
-from .rows import METADATA, _form_trouble, format_row, new_row
+from .rows import METADATA, form_trouble, format_row, new_row
 
 # %% ../nbs/03_convert.ipynb #ae660094
 class Format(NamedTuple):
@@ -213,7 +213,7 @@ def _usable(
     names = set()
     for o in found:
         name = o.row['file_name']
-        reason = o.reason or _form_trouble(o.row)
+        reason = o.reason or form_trouble(o.row)
         if not reason and os.path.normpath(name) in names: reason = 'there is a row for it already'
         if not reason and isinstance(o.source, Path) and not os.access(o.source, os.R_OK): reason = 'its rights do not allow it'
         if reason: out.reject(o.row, reason)

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 from .core import Problem, write_whole, writing
 from .lock import lock_dataset
-from .rows import _form_trouble, row_trouble
+from .rows import form_trouble, row_trouble
 
 # %% ../nbs/02_filling.ipynb #915cae00
 class Part(NamedTuple):
@@ -188,7 +188,7 @@ def _look(
 ) -> os.stat_result|None: # Size and time of what has that name
     "See what is there; a name that leads out of the folder is a `Problem`"
     parent = os.path.dirname(name)
-    trouble = name in self.now or _form_trouble(dict(file_name=name))
+    trouble = name in self.now or form_trouble(dict(file_name=name))
     if not trouble and parent not in self.parents: trouble = row_trouble(dict(file_name=name), self.folder)
     if trouble: raise Problem(f"the name {name!r} cannot be written to '{self.folder}'; rename that picture")
     if parent not in self.parents: (self.folder/parent).mkdir(parents=True, exist_ok=True)
