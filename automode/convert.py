@@ -260,7 +260,7 @@ def _check_asked(
         raise Problem(f"'{to}' is not a format that can be written; say one of {able}")
     if options.caption_extension not in ('.txt', '.caption'):
         raise Problem(f"'{options.caption_extension}' is not what caption files end with; say .txt or .caption")
-    if min(options.repeats, options.shard_pictures, options.shard_bytes) < 1:
+    if min(1 if options.repeats is None else options.repeats, options.shard_pictures, options.shard_bytes) < 1:
         raise Problem('repeats, shard_pictures and shard_bytes must be 1 or more')
     if is_inside(out, src) or src.is_dir() and is_inside(src, out):
         raise Problem(f"'{out}' and '{src}' lie within each other; give a folder apart")
@@ -282,7 +282,7 @@ def convert(
     from_:str|None=None, # The format of `src`; None finds out
     token:str|None=None, # The word that names the subject, filled in or put in front
     class_word:str|None=None, # What kind of thing the subject is
-    repeats:int=1, # For kohya: how often a picture is shown in an epoch, where its row does not say
+    repeats:int|None=None, # For kohya: how often a picture is shown in an epoch; None takes what its row says, or 1
     text_column:str|None=None, # For imagefolder: the column that holds the caption
     caption_extension:str='.txt', # For kohya and sidecars: suffix of caption files, `.txt` or `.caption`
     shard_pictures:int=1000, # For webdataset: pictures in a tar file at the most

@@ -147,7 +147,7 @@ def read_lines(
     stems = [image.stem] + ['_'.join(image.stem.split('_')[:-4])]*(image.stem.count('_') >= 4)
     for stem, suffix in itertools.product(stems, suffixes):
         path = image.with_name(stem + suffix)
-        if not stem or not path.is_file() or not is_inside(path, folder): continue
+        if not stem or not os.path.isfile(path) or not is_inside(path, folder): continue
         try: lines = [o.strip() for o in path.read_text(encoding='utf-8-sig').split('\n') if o.strip()]
         except UnicodeDecodeError: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8") from None
         if lines: return lines

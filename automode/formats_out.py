@@ -40,7 +40,7 @@ class Options(NamedTuple):
     "What a writer may be told"
     token:str|None=None # The word that names the subject
     class_word:str|None=None # What kind of thing it is
-    repeats:int=1 # How often a picture is shown in an epoch, where its row does not say
+    repeats:int|None=None # How often a picture is shown in an epoch; None takes what its row says, or 1
     link:bool=False # Make hard links instead of copies?
     caption_extension:str='.txt' # Suffix of caption files for kohya's scripts, `.txt` or `.caption`
     shard_pictures:int=1000 # Pictures in a tar file at the most
@@ -211,7 +211,7 @@ def _kohya_place(
     match = re.fullmatch(r'\d+_([^/]+)/(.+)', row['file_name'], re.S)
     tokens = ' '.join(o for o in (options.token, options.class_word) if o) or (match[1] if match else 'picture')
     repeats = row.get('repeats')
-    return repeats if type(repeats) is int and repeats > 0 else options.repeats, tokens, match[2] if match else row['file_name']
+    return options.repeats or (repeats if type(repeats) is int and repeats > 0 else 1), tokens, match[2] if match else row['file_name']
 
 # %% ../nbs/02_formats_out.ipynb #223ad312
 def write_kohya(

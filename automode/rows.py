@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METADATA', 'STATUSES', 'new_row', 'row_trouble', 'form_trouble', 'make_seeker', 'parse_metadata', 'picture_key',
-           'parse_row', 'read_metadata', 'read_inside', 'merge_row', 'format_row']
+           'parse_row', 'read_metadata', 'read_inside', 'by_person', 'merge_row', 'format_row']
 
 # %% ../nbs/01_rows.ipynb #93810384
 import functools, io, json, os, re, stat
@@ -134,6 +134,14 @@ def read_inside(
     except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights or move it away") from e
 
 # %% ../nbs/01_rows.ipynb #aac7b898
+def by_person(
+    row:dict, # A row
+) -> bool: # Has a person decided about it?
+    "Tell a person's caption from a captioner's"
+    text = (row.get('text') or '').strip()
+    return row.get('status') in ('edited', 'accepted', 'excluded') or bool(text) and text != (row.get('auto_text') or '').strip()
+
+# %% ../nbs/01_rows.ipynb #66118f6e
 _absent = object()
 
 def merge_row(
@@ -143,6 +151,9 @@ def merge_row(
 ) -> tuple[dict,bool]: # What it should be, and whether both changed the same thing differently
     "Bring two changes of one row together, key by key"
     merged, clash = dict(mine), False
+    if by_person(theirs) and not by_person(mine):
+        if any(theirs.get(o) != was.get(o) for o in ('status', 'text')):
+            return mine | {o: theirs[o] for o in ('status', 'text') if o in theirs}, False
     for key in {**was, **theirs}:
         a, b, old = (o.get(key, _absent) for o in (mine, theirs, was))
         if key == 'file_name' or b == old or a == b: continue
