@@ -340,9 +340,10 @@ def as_captioned(
     if isinstance(found, str): return Captioned(found)
     if isinstance(found, tuple) and 1 <= len(found) <= 3 and isinstance(found[0], str):
         text, score, candidates = Captioned(*found)
-        with suppress(TypeError, ValueError, RuntimeError):                     # no number, nothing to go through, a tensor of many
-            score, candidates = None if score is None else float(score), () if candidates is None else candidates
-            if not isinstance(candidates, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in candidates))
+        with suppress(TypeError, ValueError, RuntimeError):                     # no number, or nothing to go through
+            if score is not None: score = float(score)
+            others = [] if candidates is None else candidates
+            if not isinstance(others, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in others))
     raise Problem(f"the captioner '{name}' returned {found!r:.60} for a picture; it must return texts, or texts with scores")
 
 def as_captioner(
