@@ -9,6 +9,7 @@ __all__ = ['FLORENCE_TASKS', 'REQUEST', 'CAPTIONERS', 'WritingCaptioner', 'chose
 
 # %% ../nbs/03_captioners.ipynb #bc856ab9
 import hashlib, inspect, math, re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Callable, Sequence
 
@@ -337,7 +338,12 @@ def as_captioned(
 ) -> Captioned: # The same in our form
     "Wrap what a user's function returned for a picture"
     if isinstance(found, str): return Captioned(found)
-    if isinstance(found, tuple) and 1 <= len(found) <= 3 and isinstance(found[0], str): return Captioned(*found)
+    if isinstance(found, tuple) and 1 <= len(found) <= 3 and isinstance(found[0], str):
+        text, score, candidates = Captioned(*found)
+        with suppress(TypeError, ValueError, RuntimeError):                     # no number, or nothing to go through
+            if score is not None: score = float(score)
+            others = [] if candidates is None else candidates
+            if not isinstance(others, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in others))
     raise Problem(f"the captioner '{name}' returned {found!r:.60} for a picture; it must return texts, or texts with scores")
 
 def as_captioner(

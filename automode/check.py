@@ -116,7 +116,8 @@ def _read_rows(
         dataset = written # not one picture is left
     known, names = {os.path.normpath(o['file_name']) for o in written}, {o['file_name'] for o in dataset}
     for name, reason in dataset.bad.items():
-        check.add(*('lost', name) if name in names else ('unusable', name, reason))
+        if name in names: check.add('lost', name)
+        else: check.add('unreadable' if os.path.islink(folder/name) else 'unusable', name, reason)
     sources = {}
     for row in dataset:
         name = row['file_name']

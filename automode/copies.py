@@ -6,7 +6,7 @@
 __all__ = ['same_files', 'can_hash', 'hash_image', 'bits_between', 'near_pairs', 'group_pairs', 'near_groups']
 
 # %% ../nbs/02_copies.ipynb #03a395d8
-import hashlib
+import hashlib, itertools, math
 from collections import Counter
 from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping, Sequence
@@ -55,23 +55,38 @@ def near_pairs(
     hashes:Sequence[int], # 64 bits each
     near:int=6, # Bits that may differ
 ) -> Iterator[tuple[int,int]]: # Places of two that are alike; of equal ones, each with the next
-    "Connect what is alike; a pair may come more than once"
+    "Connect what is alike"
     if not 0 <= near < 64: raise Problem(f'near is {near}; it is a number of bits, from 0 to 63')
     values, first, which = np.unique(np.array(hashes, dtype=np.uint64), return_index=True, return_inverse=True)
     order = np.argsort(which, kind='stable')
     equal = which[order][1:] == which[order][:-1]
     yield from zip(order[:-1][equal].tolist(), order[1:][equal].tolist())
-    edges = np.linspace(0, 64, near + 2).astype(int).tolist()
-    for low, high in zip(edges, edges[1:]) if near else ():
-        yield from _pairs_in_band(values, first, values >> np.uint64(low) & np.uint64(2**(high - low) - 1), near)
+    masks = _choose_masks(values, near) if near and len(values) > 1 else []
+    for n, mask in enumerate(masks): yield from _agreeing_pairs(values, first, mask, masks[:n], near)
 
-def _pairs_in_band(
+def _choose_masks(
+    values:np.ndarray, # Different hashes
+    near:int, # Bits that may differ
+) -> list[np.uint64]: # Sets of bits; two hashes that are alike agree in at least one of them
+    "Share out the bits to bands that tell equally much; if more of them make a set, there are more sets but fewer agree in each"
+    ones = np.array([(values >> np.uint64(o) & np.uint64(1)).mean() for o in range(64)])
+    told = -np.log2(ones**2 + (1 - ones)**2)                                    # nothing, where all have the same bit
+    work = lambda k: math.comb(near + k, k)*(20 + len(values)/2**(told.sum()*k/(near + k)))   # sorting, and comparing
+    k = min(range(1, min(5, 65 - near)), key=work)
+    order = np.argsort(-told).tolist()
+    bands = [sum(1 << o for o in order[n::near + k]) for n in range(near + k)]
+    return [np.uint64(sum(o)) for o in itertools.combinations(bands, k)]
+
+# %% ../nbs/02_copies.ipynb #109e5695
+def _agreeing_pairs(
     values:np.ndarray, # Different hashes
     places:np.ndarray, # Where each stands
-    band:np.ndarray, # Some bits of each
+    mask:np.uint64, # Bits that must agree
+    earlier:Sequence[np.uint64], # Masks that were looked at before, with the pairs that agree in them
     near:int, # Bits that may differ
 ) -> Iterator[tuple[int,int]]: # Places of two that are alike
-    "Compare those that agree in a band: neighbours in its order, then those two apart, and so on"
+    "Compare those that agree in some bits: neighbours in their order, then those two apart, and so on"
+    band = values & mask
     order = np.argsort(band, kind='stable')
     band, here, step = band[order], np.arange(len(order)), 0
     while len(here):
@@ -79,7 +94,9 @@ def _pairs_in_band(
         here = here[here + step < len(order)]
         here = here[band[here] == band[here + step]]
         one, other = order[here], order[here + step]
-        alike = np.bitwise_count(values[one] ^ values[other]) <= near
+        apart = values[one] ^ values[other]
+        alike = np.flatnonzero(np.bitwise_count(apart) <= near)
+        for o in earlier: alike = alike[apart[alike] & o != 0]
         yield from zip(places[one[alike]].tolist(), places[other[alike]].tolist())
 
 # %% ../nbs/02_copies.ipynb #8208257b

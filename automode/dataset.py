@@ -14,8 +14,8 @@ from fastcore.basics import patch
 from PIL import Image, ImageColor
 
 from .core import Problem, progress, read_json, whole_file, write_json, write_whole, writing
-from .images import check_images, data_uri, find_images, image_grid, is_inside, open_image
-from .lock import lock_dataset, own_folder
+from .images import check_images, data_uri, find_images, image_grid, is_inside, link_trouble, open_image
+from .lock import lock_dataset, own_path
 from .rows import (METADATA, format_row, make_seeker, merge_row, new_row, parse_metadata, parse_row, picture_key,
                            read_inside, row_trouble)
 
@@ -65,11 +65,19 @@ def _still_rejected(
     parsed = map(parse_row, (read_inside(path) or b'').splitlines())
     for row in (row for row, trouble in parsed if row and not trouble and 'kept' not in row):
         name, reason = row['file_name'], str(row.get('reason'))
+        if trouble := link_trouble(folder/name, folder): found[name] = _link_reason(name, trouble)
         if reason.endswith('is not there') or seek(name) != 'there': continue
         times = (folder/name).stat()
         touched = times.st_mtime_ns if os.name == 'nt' else times.st_ctime_ns
         if touched < path.stat().st_mtime_ns: found[name] = reason
     return found
+
+def _link_reason(
+    name:str, # Path of a link, as a row would name it
+    trouble:str, # From `link_trouble`
+) -> str: # What `rejected.jsonl` says
+    "Why a link is left out"
+    return f'{name!r} is left out: {trouble}'
 
 # %% ../nbs/02_dataset.ipynb #0ca93579
 @patch
@@ -113,7 +121,7 @@ def read_settings(
     folder:str|Path, # A dataset's folder
 ) -> dict: # Its settings; empty when there are none
     "Read what was settled for the whole dataset"
-    path = Path(folder)/'.automode'/'settings.json'
+    path = own_path(folder, 'settings.json')
     settings = read_json(path) if path.is_file() else {}
     if not isinstance(settings, dict): raise Problem(f"'{path}' does not hold settings; restore it or remove it")
     return settings
@@ -124,7 +132,7 @@ def write_settings(
 ) -> Path: # The `settings.json`
     "Change settings of a dataset, and keep the others"
     with lock_dataset(folder):
-        path, now = own_folder(folder)/'settings.json', read_settings(folder)
+        path, now = own_path(folder, 'settings.json'), read_settings(folder)
         changed = {k: v for k, v in (now | settings).items() if v is not None}
         with writing(path): return path if changed == now else write_json(path, changed)
 
@@ -277,16 +285,18 @@ def read_sidecars(
     folder:str|Path, # Folder of pictures, some with a text file of the same name
 ) -> dict[str,str]: # Captions by `file_name`
     "Read the captions that lie beside the pictures as `.txt` or `.caption`"
-    texts, bad = _sidecars(folder, _picture_names(folder))
+    texts, bad = _sidecars(folder, _picture_names(folder)[0])
     if bad: raise Problem(next(iter(bad.values())))
     return texts
 
 def _picture_names(
     folder:str|Path, # Any folder with pictures
-) -> list[str]: # As a row names them
-    "The pictures in `folder` and below it, in alphabetical order"
-    start = 0 if str(folder := Path(folder)) == '.' else len(os.path.join(folder, ''))
-    return [str(o)[start:].replace(os.sep, '/') for o in find_images(folder)]
+) -> tuple[list[str],dict[str,str]]: # Pictures as a row names them, in alphabetical order; links left out, and why
+    "The pictures in `folder` and below it"
+    start, left_out = 0 if str(folder := Path(folder)) == '.' else len(os.path.join(folder, '')), {}
+    short = lambda path: str(path)[start:].replace(os.sep, '/')
+    names = [short(o) for o in find_images(folder, left_out)]
+    return names, {short(o): _link_reason(short(o), trouble) for o, trouble in left_out.items()}
 
 def _sidecars(
     folder:str|Path, # Folder of pictures
@@ -315,7 +325,7 @@ def start(
 ) -> Dataset: # A row for every picture in it
     "Read what `folder` holds, and add a row for each picture that has none"
     folder = Path(folder)
-    names = _picture_names(folder)
+    names, links = _picture_names(folder)
     dataset = cls.read(folder, again=True) if (folder/METADATA).exists() else cls(folder)
     known = {picture_key(o) for o in dataset}
     names = [o for o in names if o not in known]
@@ -323,7 +333,7 @@ def start(
     for name in names:
         if not _is_utf8(name): dataset.bad[name] = f'the name {name!r} is not UTF-8; rename that picture'
         elif name not in bad: dataset.rows.append(new_row(name, texts.get(name, '')))
-    dataset.bad |= bad
+    dataset.bad = links | dataset.bad | bad
     return dataset
 
 def _is_utf8(

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from .core import Problem, append_row, progress, read_rows, write_whole
 from .images import IMAGE_SUFFIXES
+from .lock import own_path
 from .web import Busy, fetch_image, is_address, parse_address, show_address
 
 # %% ../nbs/02_download.ipynb #77c91f23
@@ -81,7 +82,7 @@ def read_sources(
     folder:str|Path, # A folder of pictures
 ) -> dict[str,str]: # Addresses by file name
     "Read where the pictures of `folder` were fetched from"
-    rows = [(o.get('file_name'), o.get('source')) for o in read_rows(Path(folder)/SOURCES) if isinstance(o, dict)]
+    rows = [(o.get('file_name'), o.get('source')) for o in read_rows(own_path(folder, Path(SOURCES).name)) if isinstance(o, dict)]
     return {name: source for name, source in rows if isinstance(name, str) and isinstance(source, str) and _is_plain(name)}
 
 def _is_plain(
@@ -98,7 +99,7 @@ def _save(
 ) -> None:
     "Note where a picture came from, and write it whole"
     try:
-        if note: append_row(path.parent/SOURCES, dict(file_name=path.name, source=address))
+        if note: append_row(own_path(path.parent, Path(SOURCES).name), dict(file_name=path.name, source=address))
         write_whole(path, data)
     except OSError as e:
         raise Problem(f"'{path}' could not be written ({e.strerror}); make room or give another folder, and run the same "

@@ -14,7 +14,7 @@ from typing import Any, Callable, Iterator, NamedTuple
 from fastcore.basics import patch
 
 from .core import Problem, write_whole, writing
-from .lock import lock_dataset
+from .lock import lock_dataset, own_path
 from .rows import form_trouble, row_trouble
 
 # %% ../nbs/02_filling.ipynb #915cae00
@@ -97,7 +97,7 @@ def _read_journal(
     settings:dict, # What it is to be filled with
 ) -> dict: # Stamps of the files that were written, by name
     "Read what an earlier try wrote; a folder of somebody else's is a `Problem`"
-    journal, written = folder/'.automode'/'convert.jsonl', []
+    journal, written = own_path(folder, 'convert.jsonl'), []
     if folder.exists() and not folder.is_dir(): raise Problem(f"'{folder}' is a file; give a folder")
     if journal.is_file(): before, *written = map(_json_or_none, journal.read_text(encoding='utf-8').split('\n'))
     elif not folder.is_dir() or all(o.name == '.automode' for o in folder.iterdir()): before = settings
@@ -115,8 +115,8 @@ class Output:
         folder:Path, # Empty, or filled by the same before
         settings:dict, # What makes it the same
     ):
-        self.folder, self.settings, own = folder, settings, folder/'.automode'
-        self.journal, self.part = own/'convert.jsonl', own/'part'
+        self.folder, self.settings = folder, settings
+        self.journal, self.part = (own_path(folder, o) for o in ('convert.jsonl', 'part'))
         self.old, self.now = _read_journal(folder, settings), {} # Stamps by name: of an earlier try, and of this one
         self.rejected, self.changed, self.rows = [], [], [] # What a writer notes on the way
         self.parents = set() # Folders in it that are made

@@ -15,7 +15,7 @@ from typing import Any, Callable, Iterable
 from .core import Problem, append_row
 from .dataset import Dataset
 from .images import data_uri, open_image
-from .lock import lock_dataset, own_folder
+from .lock import lock_dataset, own_path
 
 # %% ../nbs/02_history.ipynb #069f9439
 def _mark(
@@ -112,11 +112,17 @@ def _parse(
     except ValueError: return None
     return line if isinstance(line, dict) and isinstance(line.get('now'), list) else None
 
+def _find_history(
+    folder:str|Path, # A dataset's folder
+) -> Path: # Where it is, or will be
+    "The file of the history, which is none of a stranger's links"
+    return own_path(folder, Path(HISTORY).name)
+
 def _last_line(
     folder:str|Path, # A dataset's folder
 ) -> dict: # The last line; where nothing was changed yet, one that says so
     "Read the last whole line, from the end of the file"
-    path = Path(folder)/HISTORY
+    path = _find_history(folder)
     if not path.exists() or not (end := path.stat().st_size): return dict(now=[None, None])
     with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
         while end > 0:
@@ -130,7 +136,7 @@ def _line_at(
     place:int, # Where a line begins, as another line says
 ) -> dict: # The line
     "Read one line in the middle"
-    with open(Path(folder)/HISTORY, 'rb') as f:
+    with open(_find_history(folder), 'rb') as f:
         f.seek(place)
         line = _parse(f.readline())
     if line: return line
@@ -143,8 +149,7 @@ def _write_line(
     **line, # What the line says
 ) -> None:
     "Add a line to the history, on the disk when this returns"
-    path = own_folder(folder)/'history.jsonl'
-    if path.is_symlink(): raise Problem(f"'{path}' is a link, and not automode's own file; remove it and run the same again")
+    path = _find_history(folder)
     try: append_row(path, line, sync=True)
     except OSError as e: raise Problem(f"'{path}' cannot be written ({e.strerror}), so nothing was changed; "
                                        'make room or change its rights') from None
@@ -153,7 +158,7 @@ def _next_place(
     folder:Path, # The dataset's folder
 ) -> int: # Where the next line will begin
     "Find the end of the history; half a line is closed first"
-    path = Path(folder)/HISTORY
+    path = _find_history(folder)
     if not path.exists() or not (size := path.stat().st_size): return 0
     with open(path, 'rb') as f:
         f.seek(-1, 2)
@@ -220,7 +225,7 @@ def _carry_out(
     except BaseException:
         _put(rows, changes, side=0)
         raise
-    with suppress(OSError): append_row(dataset.folder/HISTORY, dict(done=place, now=line['now']))
+    with suppress(OSError): append_row(_find_history(dataset.folder), dict(done=place, now=line['now']))
 
 # %% ../nbs/02_history.ipynb #9ac12e45
 def make_changes(
@@ -303,11 +308,11 @@ def read_history(
     folder:str|Path, # A dataset's folder
 ) -> list[dict]: # `time`, `did` (change, undo or redo), `what`, and how many `captions`
     "Read what was done to the captions, the oldest first"
-    path, told, undecided = Path(folder)/HISTORY, [], None
+    path, told, undecided = _find_history(folder), [], None
     if not path.exists(): return told
     with open(path, 'rb') as f:
         for line in filter(None, map(_parse, f)):
             if undecided is not None and line.get('was') == undecided: told.pop()   # it never reached the captions
             undecided = line['was'] if 'did' in line else None
             if 'did' in line: told.append({key: line[key] for key in ('time', 'did', 'what', 'captions')})
-    return told
+    return [{key: make_printable(o) if isinstance(o, str) else o for key, o in line.items()} for line in told]
