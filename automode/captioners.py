@@ -339,11 +339,10 @@ def as_captioned(
     "Wrap what a user's function returned for a picture"
     if isinstance(found, str): return Captioned(found)
     if isinstance(found, tuple) and 1 <= len(found) <= 3 and isinstance(found[0], str):
-        text, score, candidates = Captioned(*found)
+        text, score, others = Captioned(*found)
         with suppress(TypeError, ValueError, RuntimeError):                     # no number, or nothing to go through
             if score is not None: score = float(score)
-            others = [] if candidates is None else candidates
-            if not isinstance(others, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in others))
+            if not isinstance(others, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in others or ()))
     raise Problem(f"the captioner '{name}' returned {found!r:.60} for a picture; it must return texts, or texts with scores")
 
 def as_captioner(
