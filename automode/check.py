@@ -253,8 +253,11 @@ def _look_at_all(
         looks = pool.map(lambda path: _look(path, hashing, background), paths)
         for row, (size, bits, reason) in progress(zip(check.rows, looks), 'looking at pictures', total=len(paths)):
             row['size'] = size
-            if reason: check.add('unreadable', row['file_name'], reason)
+            if reason:
+                check.add('unreadable', row['file_name'], reason)
+                if 'unlisted' in check.found: check.found['unlisted'].files.pop(row['file_name'], None)
             elif bits: hashes[row['file_name']] = bits
+    check.found = {kind: o for kind, o in check.found.items() if o.files}
     return hashes
 
 def _check_copies(

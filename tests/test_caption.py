@@ -26,9 +26,9 @@ def launch(folder, num_processes=2, *flags):
                             env={**os.environ, 'OMP_NUM_THREADS': '1', 'CUDA_VISIBLE_DEVICES': ''})
 
 def journalled(folder):
-    "How many pictures the journals tell of"
+    "The pictures that the journals tell of, as often as they do"
     lines = [o for path in (folder/'.automode'/'captions').glob('0*.jsonl') for o in path.read_bytes().splitlines() if o]
-    return sum(len(json.loads(o)['rows']) for o in lines if o.endswith(b'}'))
+    return [row['file_name'] for o in lines if o.endswith(b'}') for row in json.loads(o)['rows']]
 
 def kill_one(process, rng):
     "Kill the launcher or one of the processes that it started, by lot; wait until all have gone"
@@ -67,10 +67,12 @@ def test_killed_they_go_on(undisturbed, tmp_path):
     folder, rng, seen = make_folder(tmp_path/'pictures'), random.Random(0), []
     for n in range(3):
         process = launch(folder)
-        start, deadline = journalled(folder), time.time() + 120
-        while journalled(folder) < start + 4 and process.poll() is None and time.time() < deadline: time.sleep(.01)
+        start, deadline = len(journalled(folder)), time.time() + 120
+        while len(journalled(folder)) < start + 4 and process.poll() is None and time.time() < deadline: time.sleep(.01)
         kill_one(process, rng)
-        seen.append(journalled(folder))
+        names = journalled(folder)
+        assert len(names) == len(set(names))                                    # every picture once, whoever did it
+        seen.append(len(names))
     assert seen == sorted(seen) and seen[0] >= 4                                # what was done stays done
     process = launch(folder)
     said, errors = process.communicate()

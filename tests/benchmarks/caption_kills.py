@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Two processes caption a folder and are killed (SIGKILL, one of them or their launcher, by lot) at random moments, twenty times.
 
-    python tests/benchmarks/caption_kills.py [--kills 20] [--pictures 600] [--seed 0]
+    python tests/benchmarks/caption_kills.py [--kills 20] [--pictures 2400] [--seed 0]
 
 After each kill the same command is given again. In the end `metadata.jsonl` and `rejected.jsonl` must be, byte for byte, those of a run by one
 process that nobody disturbed. It takes some minutes, most of them for starting Python.
@@ -16,7 +16,7 @@ from test_caption import files, journalled, kill_one, launch, make_folder
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=20)
-    parser.add_argument('--pictures', type=int, default=600)
+    parser.add_argument('--pictures', type=int, default=2400)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
@@ -25,14 +25,15 @@ def main():
         alone = launch(one, 1)
         assert alone.wait() == 0, alone.stderr.read()
         for n in range(args.kills):
-            process, before, began = launch(two), journalled(two), time.time()
+            process, before, began = launch(two), len(journalled(two)), time.time()
             # half of the kills fall in the work, the others anywhere: while Python starts, between journal and metadata, at the end
             if n % 2: time.sleep(rng.uniform(0, 12))
             else:
                 wanted = before + rng.randint(1, max(1, args.pictures//args.kills))
-                while journalled(two) < wanted and process.poll() is None: time.sleep(.005)
+                while len(journalled(two)) < wanted and process.poll() is None: time.sleep(.005)
             kill_one(process, rng)
-            print(f'killed after {time.time() - began:5.1f} s, {before:4d} -> {journalled(two):4d} pictures in the journals', flush=True)
+            print(f'killed after {time.time() - began:5.1f} s, {before:4d} -> {len(names := journalled(two)):4d} pictures in the journals', flush=True)
+            assert len(names) == len(set(names)), 'a picture was captioned twice'
         last = launch(two)
         assert last.wait() == 0, last.stderr.read()
         same = files(one) == files(two)
