@@ -206,9 +206,11 @@ def __call__(
     num_beams = check_settings(max_new_tokens, num_beams, top_p, num_captions)
     if not len(images): return []
     found = []
-    for tokens, log_probs, counts in zip(*self.new_tokens(images, prompt, max_new_tokens, num_beams, top_p, seed, num_captions)):
-        words = self.processor.tokenizer.decode(tokens[counts], skip_special_tokens=True)
-        found.append(Captioned(join_prompt(prompt, words), log_probs[counts].mean().item()))
+    tokens, log_probs, counts = self.new_tokens(images, prompt, max_new_tokens, num_beams, top_p, seed, num_captions)
+    scores = log_probs.masked_fill(~counts, 0).sum(1) / counts.sum(1)
+    for row, n, score in zip(tokens.tolist(), counts.sum(1).tolist(), scores.tolist()):
+        words = self.processor.tokenizer.decode(row[:n], skip_special_tokens=True)
+        found.append(Captioned(join_prompt(prompt, words), score))
     return [best_of(found[i:i + num_captions]) for i in range(0, len(found), num_captions)]
 
 def best_of(

@@ -218,7 +218,7 @@ def work(self:CaptionRun) -> None:
         for batch in open_ahead(self.dataset, batches, prepare, ahead=3 if prepare else 1):
             self.journals.add(process, *self.describe(batch, fits))
             bar.update(len(batch))
-            if not self.is_main or time.monotonic() - taken < 50*pause: continue
+            if not self.is_main or time.monotonic() - taken < 200*pause: continue
             started = time.monotonic()
             self.take_over()
             taken = time.monotonic()
