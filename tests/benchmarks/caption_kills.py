@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Two processes caption a folder and are killed (SIGKILL, one of them or their launcher, by lot) at random moments, twenty times.
 
-    python tests/benchmarks/caption_kills.py [--kills 20] [--pictures 1200] [--seed 0]
+    python tests/benchmarks/caption_kills.py [--kills 20] [--pictures 6000] [--seed 0]
 
 After each kill the same command is given again. In the end `metadata.jsonl` and `rejected.jsonl` must be, byte for byte, those of a run by one
 process that nobody disturbed. It takes some minutes, most of them for starting Python.
@@ -16,7 +16,7 @@ from test_caption import files, journalled, kill_one, launch, make_folder
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=20)
-    parser.add_argument('--pictures', type=int, default=1200)
+    parser.add_argument('--pictures', type=int, default=6000)
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     rng = random.Random(args.seed)
