@@ -15,11 +15,9 @@ from PIL import Image
 
 from .caption import caption_folder
 from .core import Problem, find_model, pick_device, read_json
-from .dataset import Dataset
-from .download import find_addresses
+from .dataset import REJECTED, Dataset
 from .formats import caption_from_path
 from .generate import compare
-from .images import find_images
 from .report import write_report
 from .starter import sample_pictures, starter_prompt
 from .loss import choose_learning_rate
@@ -71,10 +69,9 @@ def run(
     "Caption the pictures, train a LoRA, draw without and with it, write a report"
     out, started = Path(out), time.time()
     find_model(base, 'base')                                    # say now, not after the captions, that it is not there
-    if find_addresses(pictures) is None: find_images(pictures)  # nor that there are no pictures
     print(f"1 of 4: captions for the pictures in '{Path(pictures).name}'")
     dataset = caption_folder(pictures, captioner, prompt, out=out/'dataset', background=background, device=device)
-    for why in list(dataset.bad.values())[:10]: print(f'left out: {why}')
+    if dataset.bad: print(f"left out {len(dataset.bad)}: see {out/'dataset'/REJECTED}")
     print('2 of 4: the LoRA')
     finished = train(out/'dataset', base, out/'run', name=name or out.resolve().name, seed=seed, device=device, **kwargs)
     print('3 of 4: pictures without and with it')

@@ -23,9 +23,10 @@ from .captioners import as_captioner, load_captioner, shrunk
 from .core import Problem, pick_device, progress
 from .dataset import Dataset, new_row
 from .download import download_images, find_addresses, read_sources
-from .images import BadImage, find_images, is_inside
+from .images import BadImage
 from .journal import Journals, caption_row, needs_caption, plan_batches, read_recaption, take_over
 from .lock import lock_dataset
+from .rows import by_person
 
 # %% ../nbs/04_caption.ipynb #369f4642
 def find_prepare(
@@ -127,7 +128,7 @@ class CaptionRun:
         state=None, # An `accelerate.PartialState`; None when there is one process only
     ):
         self.folder, self.settings, self.batch_size, self.load, self.state = Path(folder), settings, batch_size, load, state
-        self.journals, self.captioner, self.captioned = Journals(folder), None, set()
+        self.journals, self.captioner, self.captioned, self.kept = Journals(folder), None, set(), 0
 
     @property
     def is_main(self) -> bool: # One process always is
@@ -159,8 +160,9 @@ def plan(
         before, done = {}, set()
         self.journals.remove()
     again = read_recaption(self.settings['recaption'], self.settings['overwrite'], [o['file_name'] for o in dataset])
-    wanted = lambda row: needs_caption(row, again) and row['file_name'] not in dataset.bad and row['file_name'] not in done
-    self.names = [o['file_name'] for o in dataset if wanted(o)]
+    left_out = dataset.bad.keys() | done
+    self.names = [o['file_name'] for o in dataset if needs_caption(o, again) and o['file_name'] not in left_out]
+    self.kept = sum(by_person(o) and again(o) for o in dataset)
     self.start_captioner(self.names)
     if self.batch_size is None: self.batch_size = before.get('batch_size') or self.choose_batch_size()
     same = before.get('batches', ()) if before.get('batch_size') == self.batch_size else ()
@@ -198,7 +200,8 @@ def choose_batch_size(self:CaptionRun) -> int: # Pictures
     share = math.ceil(len(self.names) / (self.state.num_processes if self.state else 1)) or 1
     model = getattr(self.captioner, 'model', None)
     if model is None: return min(4, share)
-    if model.device.type == 'cpu': return min(128 if sum(p.numel() for p in model.parameters()) < 50e6 else 4, share)
+    is_small = sum(p.numel() for p in model.parameters()) < 50e6
+    if model.device.type == 'cpu': return min(128 if is_small else 4, share)
     rows, names = {o['file_name']: o for o in self.dataset}, self.names if share >= 200 else []
     for (row, image), in open_ahead(self.dataset, [[rows[o]] for o in names], find_prepare(self.captioner), ahead=0):
         if isinstance(image, BadImage): continue
@@ -214,7 +217,8 @@ def work(self:CaptionRun) -> None:
     rows, prepare = {o['file_name']: o for o in self.dataset}, find_prepare(self.captioner)
     batches = [[rows[o] for o in part if o in rows] for part in share]
     fits, taken, pause = Halving(self.captioner, self.batch_size), time.monotonic(), 0.
-    with progress(None, 'captioning', total=sum(map(len, batches)), unit='picture', disable=None if self.is_main else True) as bar:
+    total, quiet = sum(map(len, batches)), None if self.is_main else True
+    with progress(None, 'captioning', total=total, unit='picture', disable=quiet) as bar:
         for batch in open_ahead(self.dataset, batches, prepare, ahead=3 if prepare else 1):
             self.journals.add(process, *self.describe(batch, fits))
             bar.update(len(batch))
@@ -301,14 +305,16 @@ def caption_folder(
     background:str|None=None, # Colour behind transparent pictures, kept for all steps; None leaves it as it is
     device:str|None=None, # Where it works; None picks the best there is
     dtype:str|None=None, # Its precision; None picks by the device
+    timeout:float=20., # Seconds for each picture from the web
+    max_bytes:int=50_000_000, # The most bytes of a picture from the web
     allow_private:bool=False, # May addresses lead to this machine or its network?
     **options, # Passed on to `load_captioner`, e.g. `thresholds`
-) -> Dataset: # The folder as a dataset; its `bad` names what cannot be used, its `counts` what was done
+) -> Dataset: # The folder as a dataset; its `bad` names what cannot be used, its `counts` what was done, and what stays as a person wrote it
     "Describe the pictures of a folder, and keep the captions in its `metadata.jsonl`"
     if batch_size is not None and batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')
     name = getattr(captioner, 'name', None) or getattr(captioner, '__name__', None) or captioner
-    settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p,
-        seed=seed, num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite, dtype=dtype, **options)
+    settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed,
+        num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite, dtype=dtype, **options)
     settings = json.loads(json.dumps(settings, default=str))                    # as a plan on the disk has them
     state, addresses, rejected = join_processes(device), find_addresses(folder), {}
     if addresses: folder, out = out or 'fetched', None
@@ -318,13 +324,10 @@ def caption_folder(
         return load_captioner(captioner, str(state.device) if state else device, dtype, **options)
     run = CaptionRun(out or folder, settings, batch_size, load, state)
     if not run.is_main: return _share(run)
-    if addresses: rejected = fetch_pictures(addresses, folder, allow_private=allow_private)
-    if out and find_images(folder):
-        if os.path.realpath(out) != os.path.realpath(folder) and is_inside(out, folder):
-            raise Problem(f"'{out}' lies inside '{folder}'; give a folder outside of it")
-        Path(out).mkdir(parents=True, exist_ok=True)
-    with lock_dataset(out or folder, task='caption'):
-        dataset = start_dataset(folder, out)
+    if addresses: rejected = fetch_pictures(addresses, folder, timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
+    dataset = start_dataset(folder, out)
+    with lock_dataset(dataset.folder, task='caption'):
+        dataset.refresh()                                                       # another captioner may just have ended
         dataset.bad |= rejected
         if background is not None: dataset.background = background
         dataset = _share(run, dataset)
@@ -344,5 +347,5 @@ def _share(
         raise
     done = run.end()
     skipped = sum(o['file_name'] not in run.captioned and o['file_name'] not in done.bad for o in done)
-    done.counts = dict(captioned=len(run.captioned), skipped=skipped, rejected=len(done.bad))
+    done.counts = dict(captioned=len(run.captioned), skipped=skipped, rejected=len(done.bad), kept=run.kept)
     return done

@@ -117,7 +117,7 @@ def _read_rows(
     known, names = {os.path.normpath(o['file_name']) for o in written}, {o['file_name'] for o in dataset}
     for name, reason in dataset.bad.items():
         if name in names: check.add('lost', name)
-        else: check.add('unreadable' if os.path.islink(folder/name) else 'unusable', name, reason)
+        else: check.add('unreadable' if os.path.islink(folder/name) else 'unusable', name, reason.removeprefix(f'{name!r} is left out: '))
     sources = {}
     for row in dataset:
         name = row['file_name']

@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Iterable, NamedTuple
 
-from .core import Problem, progress
+from .core import Problem, make_printable, progress
 from .dataset import Dataset
-from .history import Changes, make_changes, make_printable, open_dataset
+from .history import Changes, make_changes, open_dataset
 from .lock import lock_dataset
 from .rows import STATUSES, picture_key
 

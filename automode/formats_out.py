@@ -211,7 +211,8 @@ def _kohya_place(
     match = re.fullmatch(r'\d+_([^/]+)/(.+)', row['file_name'], re.S)
     tokens = ' '.join(o for o in (options.token, options.class_word) if o) or (match[1] if match else 'picture')
     repeats = row.get('repeats')
-    return options.repeats or (repeats if type(repeats) is int and repeats > 0 else 1), tokens, match[2] if match else row['file_name']
+    if options.repeats or type(repeats) is not int or repeats < 1: repeats = options.repeats or 1
+    return repeats, tokens, match[2] if match else row['file_name']
 
 # %% ../nbs/02_formats_out.ipynb #223ad312
 def write_kohya(
