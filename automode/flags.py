@@ -44,7 +44,7 @@ class Parser(argparse.ArgumentParser):
         near = get_close_matches(name, names, 1) or [o for o in names if len(name) > 3 and name in o]
         return f'there is no flag {flag}' + (f'; did you mean --{near[0]}?' if near else '')
 
-# %% ../nbs/12_flags.ipynb #373e82bf
+# %% ../nbs/12_flags.ipynb #533d543c
 def add_flag(
     parser:Parser, # Where to
     parameter:inspect.Parameter, # One parameter of the function
@@ -55,7 +55,7 @@ def add_flag(
     name, default, kind = parameter.name, parameter.default, parameter.annotation
     if isinstance(kind, UnionType): kind = get_args(kind)[0]
     settings = dict(type=kind, metavar={int: 'N', float: 'X'}.get(kind, 'TEXT'))
-    if kind is bool and alone: settings = dict(action='store_true')
+    if kind is bool and alone and default is not True: settings = dict(action='store_true')
     elif kind is bool: settings = dict(type=yes_or_no, nargs='?', const=True, metavar='YES/NO')
     if kind == list[str]: settings = dict(nargs='+', metavar='TEXT')
     help = help.replace('%', '%%')
@@ -69,6 +69,7 @@ def make_parser(
     command:Callable, # A function with docments
     prog:str, # How it is called
     example:str='', # How it is used
+    settings:type|None=None, # A dataclass whose fields are flags as well; they are None unless given
 ) -> Parser: # Its parser
     "The parser of one command"
     from fastcore.docments import docments
@@ -77,5 +78,20 @@ def make_parser(
                     allow_abbrev=False, formatter_class=layout)
     parameters, helps = inspect.signature(command).parameters.values(), docments(command)
     alone = any(o.default is inspect.Parameter.empty for o in parameters)
+    parameters = [o for o in parameters if o.kind is not o.VAR_KEYWORD]
     for o in parameters: add_flag(parser, o, helps[o.name] or '', alone)
+    if settings: _add_settings(parser, settings, {o.name for o in parameters}, alone)
     return parser
+
+def _add_settings(
+    parser:Parser, # Where to
+    settings:type, # A dataclass
+    taken:set[str], # Flags that are there already
+    alone:bool, # Must a truth value stand without a word after it?
+) -> None:
+    "Make a flag of each field, in a group of their own"
+    from fastcore.docments import docments
+    group, helps = parser.add_argument_group('settings'), docments(settings)
+    fields = [o for o in inspect.signature(settings).parameters.values() if o.name not in taken]
+    for o in fields: add_flag(group, o, (helps[o.name] or '').replace('`', ''), alone)
+    parser.set_defaults(**{o.name: None for o in fields})
