@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'random_states', 'set_random_states', 'save_checkpoint', 'Damaged', 'read_files', 'load_checkpoint',
            'find_checkpoints', 'newest_checkpoint', 'prune_checkpoints']
 
-# %% ../nbs/07_resume.ipynb #a0c7d848
+# %% ../nbs/07_resume.ipynb #2e0bc84a
 import hashlib, json, random, re, shutil
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ from safetensors.torch import load, save
 from .core import Problem, find_folder, whole_folder, writing
 from .optim import Ema, bare
 
-# %% ../nbs/07_resume.ipynb #08206606
+# %% ../nbs/07_resume.ipynb #72da30ee
 def _pack(
     value:Any, # A tree of dicts, lists, tuples, tensors, numbers, strings and None
     tensors:dict[str, torch.Tensor], # Where tensors are put
@@ -51,7 +51,7 @@ def _unpack(
     pairs = value['__dict__'] if '__dict__' in value else value.items()
     return {k: _unpack(v, tensors) for k, v in pairs}
 
-# %% ../nbs/07_resume.ipynb #225add3f
+# %% ../nbs/07_resume.ipynb #29858d68
 def random_states() -> dict: # Of torch, its GPU, NumPy and Python
     "The global random generators of this process"
     kind, keys, *rest = numpy.random.get_state()
@@ -70,7 +70,7 @@ def set_random_states(
     if 'cuda' in states and torch.cuda.is_available(): torch.cuda.set_rng_state(states['cuda'])
     if 'mps' in states and torch.backends.mps.is_available(): torch.mps.set_rng_state(states['mps'])
 
-# %% ../nbs/07_resume.ipynb #0f09710b
+# %% ../nbs/07_resume.ipynb #ca89f6b5
 FILES = ('adapters.safetensors', 'state.safetensors', 'state.json')
 
 def _as_bytes(
@@ -93,7 +93,7 @@ def _remove_leftovers(
     for o in folder.glob('.step-*.old'):
         if (folder/o.name[1:-4]).exists(): shutil.rmtree(o, ignore_errors=True)
 
-# %% ../nbs/07_resume.ipynb #5bc731b0
+# %% ../nbs/07_resume.ipynb #4ab1c6e5
 def save_checkpoint(
     folder:str|Path, # Where it goes, e.g. `run/checkpoints/step-000500`
     parameters:dict[str, torch.nn.Parameter], # What is trained, by name
@@ -118,7 +118,7 @@ def save_checkpoint(
             (tmp/'manifest.json').write_text(json.dumps(dict(format=1, files=manifest), indent=1))
     return folder
 
-# %% ../nbs/07_resume.ipynb #1dca1d92
+# %% ../nbs/07_resume.ipynb #53e4e985
 class Damaged(Problem):
     "A checkpoint that is not what was written"
 
@@ -143,7 +143,7 @@ def read_files(
         found[name] = data
     return found
 
-# %% ../nbs/07_resume.ipynb #085f0dfa
+# %% ../nbs/07_resume.ipynb #4ab86d4c
 def _check_same(
     folder:Path, # Of the checkpoint
     weights:dict[str, torch.Tensor], # In the checkpoint
@@ -183,7 +183,7 @@ def _load_optimizer(
             if not same: now[k] = (torch.empty_like(p, dtype=v.dtype) if v.shape == p.shape
                                    else torch.empty_like(now[k], dtype=v.dtype)).copy_(v)
 
-# %% ../nbs/07_resume.ipynb #f7fb2541
+# %% ../nbs/07_resume.ipynb #7c8de888
 def _load_schedule(
     lr_scheduler, # Changed in place
     optimizer, # Its learning rates are set
@@ -219,7 +219,7 @@ def load_checkpoint(
     set_random_states(tree['random'])
     return tree['state']
 
-# %% ../nbs/07_resume.ipynb #0f25eb1e
+# %% ../nbs/07_resume.ipynb #4f6839b8
 def find_checkpoints(
     run_folder:str|Path, # A run
 ) -> list[Path]: # Its checkpoints, the oldest first, whole or not
@@ -253,7 +253,8 @@ def prune_checkpoints(
             try: whole += bool(read_files(o))
             except Damaged: pass
             continue
-        gone = o if o.name[0] == '.' else o.rename(o.with_name(f'.{o.name}.removed.tmp'))
+        gone = o.with_name(f".{o.name.strip('.')}.removed.tmp")         # a half-removed one is not to be found under its name
         shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(o.rename(gone), ignore_errors=True)
         removed.append(o)
     return removed
