@@ -279,7 +279,7 @@ def _number_prompts(
     index, variants = {o: n for n, o in enumerate(prompts)}, max(map(len, own))
     return [*prompts, ''], torch.tensor([[index[several[n % len(several)]] for n in range(variants)] for several in own])
 
-# %% ../nbs/07_latents.ipynb #ba7652e9
+# %% ../nbs/07_latents.ipynb #4d81bd9c
 def make_cache(
     base:BaseModel, # Its vae, tokenizers and text encoders are used
     examples:Sequence[Example], # Pictures with their prompts and buckets
@@ -305,4 +305,4 @@ def make_cache(
                  encode_texts(base, prompts, text_store) if encode_text else None,
                  torch.tensor([find_time_ids(o) for o in kept], dtype=torch.float32) if base.family == 'sdxl' else None,
                  torch.tensor([1.]*num_instance + [prior_loss_weight]*(len(kept) - num_instance)), [str(o.path) for o in kept],
-                 num_instance, kept, {str(both[n].path): why for n, why in bad.items()}, [*store.notes])
+                 num_instance, kept, {str(both[n].path): why for n, why in bad.items()}, store.notes or text_store.notes)
