@@ -22,6 +22,7 @@ from .core import Problem, make_generator, progress, read_json, write_json
 from .dataset import Dataset, training_prompt
 from .images import IMAGE_SUFFIXES, fit_image, open_image, picture_size
 from .lock import own_folder, own_path
+from .rows import METADATA
 
 # %% ../nbs/07_examples.ipynb #9cd96b0f
 class Example(NamedTuple):
@@ -202,7 +203,8 @@ def find_examples(
     bad, found, notes = dict(dataset.bad), {}, []
     rows = [o for o in rows if o['file_name'] not in bad]
     paths, record = [dataset.path(o) for o in rows], None
-    with suppress(OSError, Problem): own_folder(dataset.folder); record = own_path(dataset.folder, 'looks.json')
+    if (dataset.folder/METADATA).exists():                     # a folder without captions is only looked at
+        with suppress(OSError, Problem): own_folder(dataset.folder); record = own_path(dataset.folder, 'looks.json')
     for row, path, look in zip(rows, paths, look_at(paths, dataset.background, record)):
         if isinstance(look, str): bad[row['file_name']] = look; continue
         prompts = tag_orders(training_prompt(row.get('text') or '', token, class_word), shuffle_tags, keep_tags, seed)
