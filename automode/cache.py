@@ -29,22 +29,23 @@ def digest_file(
     "A name for the content of a file"
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
-# %% ../nbs/07_cache.ipynb #0ee9e6a9
+# %% ../nbs/07_cache.ipynb #d1f38d84
 def digest_weights(
     module:torch.nn.Module, # A model
 ) -> str: # 32 hexadecimal digits
     "A name for all weights of a model, their precision, and its settings"
     def one(item):
         name, value = item
-        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy() if torch.is_tensor(value) else repr(value).encode()
-        return name, str(getattr(value, 'dtype', '')), tuple(getattr(value, 'shape', ())), hashlib.blake2b(raw, digest_size=16).hexdigest()
+        if not torch.is_tensor(value): return name, repr(value)
+        raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return name, str(value.dtype), tuple(value.shape), hashlib.blake2b(raw, digest_size=16).hexdigest()
     with ThreadPoolExecutor(4) as pool: weights = list(pool.map(one, module.state_dict().items()))
     config = getattr(module, 'config', {})
     config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
     own = {k: v for k, v in config.items() if k[0] != '_' and k not in ('transformers_version', 'torch_dtype', 'dtype')}
     return make_key(type(module).__name__, own, weights)
 
-# %% ../nbs/07_cache.ipynb #51cd8495
+# %% ../nbs/07_cache.ipynb #c529e8f2
 class Store:
     "Tensors on disk by key; without a folder, or with one that cannot be written, it keeps nothing and says so"
     def __init__(
@@ -61,8 +62,8 @@ class Store:
 
     def _give_up(self, e):
         "Go on without the folder"
-        self.notes.append(f"'{self.folder}' cannot be written ({e.strerror}), so what the model says of the pictures is not kept "
-                          'and will be worked out again the next time')
+        self.notes.append(f"'{self.folder}' cannot be written ({e.strerror}), so what the model says of the "
+                          'pictures is not kept and will be worked out again the next time')
         self.folder = None
 
     def write(self, key, tensors):
@@ -125,7 +126,7 @@ def _put(
         with suppress(OSError): os.unlink(tmp)
         raise
 
-# %% ../nbs/07_cache.ipynb #979ccccb
+# %% ../nbs/07_cache.ipynb #0cc19e39
 def clean_cache(
     folder:str|Path, # A folder of answers, with those below it
     keep_bytes:int=4 * 2**30, # So much may stay
@@ -137,7 +138,7 @@ def clean_cache(
         with suppress(OSError):
             if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink(): found.append((path.stat(), path))
     for about, path in sorted(found, key=lambda o: -o[0].st_mtime_ns):
-        half = path.suffix == '.tmp'                                            # of a process that was killed, or is still writing
+        half = path.suffix == '.tmp'                                  # of a process that was killed, or is still writing
         left += 0 if half else about.st_size
         if left <= keep_bytes and not half or half and time.time() - about.st_mtime < 3600: continue
         with suppress(OSError): path.unlink(); freed += about.st_size

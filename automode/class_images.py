@@ -15,7 +15,7 @@ from .cache import digest_weights, make_key
 from .core import Problem, make_generator, progress, quiet, whole_file, write_json, writing
 from .models import BaseModel, as_pipeline
 
-# %% ../nbs/07_class_images.ipynb #67df4c76
+# %% ../nbs/07_class_images.ipynb #a69dc24a
 def _class_settings(
     base:BaseModel, # Draws
     class_prompt:str, # What is drawn, e.g. `a photo of a rabbit`
@@ -25,7 +25,8 @@ def _class_settings(
     guidance_scale:float, # How closely to keep to the prompt
 ) -> dict: # All that the pictures depend on
     "What is written beside class pictures"
-    parts = dict(unet=base.unet, vae=base.vae, text_encoder=base.text_encoder, text_encoder_2=getattr(base, 'text_encoder_2', None))
+    parts = dict(unet=base.unet, vae=base.vae, text_encoder=base.text_encoder,
+                 text_encoder_2=getattr(base, 'text_encoder_2', None))
     schedule = {k: v for k, v in base.noise_scheduler.config.items() if k[0] != '_'}
     weights = make_key({k: digest_weights(v) for k, v in parts.items() if v is not None}, schedule)
     return dict(base=base.name, weights=weights, prompt=class_prompt, seed=seed, resolution=resolution,
@@ -40,7 +41,7 @@ def class_folder(
     words = re.sub(r'[^\w-]+', '-', settings['prompt']).strip('-')[:40]
     return Path(folder)/f'{words}-{key[:10]}'
 
-# %% ../nbs/07_class_images.ipynb #72ca9222
+# %% ../nbs/07_class_images.ipynb #ddecc82b
 def class_pictures(
     base:BaseModel, # Draws, without adapters
     folder:str|Path, # Where class pictures are kept; each base, prompt and seed has a folder in it
@@ -53,7 +54,8 @@ def class_pictures(
     guidance_scale:float=7.5, # How closely to keep to the prompt
 ) -> list[Path]: # The pictures
     "Draw the class pictures that are missing"
-    if num < 1 or not class_prompt.strip(): raise Problem('class pictures need a number of at least 1, and a prompt such as "a photo of a rabbit"')
+    if num < 1 or not class_prompt.strip():
+        raise Problem('class pictures need a number of at least 1, and a prompt such as "a photo of a rabbit"')
     settings = _class_settings(base, class_prompt, seed, resolution or base.resolution, num_inference_steps, guidance_scale)
     there = class_folder(folder, settings)
     paths = [there/f'{n:05}.png' for n in range(num)]

@@ -77,7 +77,7 @@ def training_mask(
     raise Problem(f"nothing of '{example.path}' counts: {whose} leaves nothing of the part that is trained on; "
                   'mend it, or leave the picture out')
 
-# %% ../nbs/07_examples.ipynb #7ea3266e
+# %% ../nbs/07_examples.ipynb #c5545151
 def _find_mask(
     name:str, # A picture's `file_name`
     folder:Path, # Where the masks are
@@ -96,10 +96,10 @@ def _mask_trouble(
     except Problem as e: return f'its mask cannot be used: {e}'
     width, height = picture_size(mask)
     if abs(width - height*size[0]/size[1]) <= max(1, .02*width): return ''
-    return (f"its mask '{mask}' is {width} x {height} pixels and the picture {size[0]} x {size[1]}, which are other proportions; "
+    return (f"its mask '{mask}' is {width} x {height} pixels and the picture {size[0]} x {size[1]}; "
             'give a mask of the same proportions')
 
-# %% ../nbs/07_examples.ipynb #517cb478
+# %% ../nbs/07_examples.ipynb #73032a2a
 def add_masks(
     found:dict[str,Example], # Pictures by `file_name`, with their sizes
     masked_loss:str|Path, # `alpha`, or a folder of masks
@@ -117,7 +117,8 @@ def add_masks(
         else: masked[name] = o._replace(mask=mask)
     what = 'no transparency' if masked_loss == 'alpha' else f"no mask in '{masked_loss}'"
     names = ', '.join(without[:5]) + (' …' if len(without) > 5 else '')
-    return masked, bad, [f'{len(without)} of {len(found)} pictures have {what}, so all of each counts: {names}'] if without else []
+    note = f'{len(without)} of {len(found)} pictures have {what}, so all of each counts: {names}'
+    return masked, bad, [note] if without else []
 
 def _has_alpha(
     path:Path, # A picture that can be read
@@ -186,7 +187,7 @@ def _read_looks(
     try: return {k: (tuple(size), look and (look[0], tuple(look[1]))) for k, (size, look) in read_json(record).items()}
     except (Problem, OSError, AttributeError, TypeError, ValueError, IndexError): return {}
 
-# %% ../nbs/07_examples.ipynb #23dfba76
+# %% ../nbs/07_examples.ipynb #9b6f700d
 def find_examples(
     dataset:str|Path|Dataset, # A captioned folder, or any folder when `token` or `class_word` is given
     token:str|None=None, # The word that names the subject
@@ -198,7 +199,8 @@ def find_examples(
     seed:int=0, # Seed of the tags' orders
 ) -> tuple[list[Example], dict[str,str], list[str]]: # Pictures with prompts; what was left out, with the reason; notes
     "The pictures to train on, with the prompts of each"
-    if min(repeats, shuffle_tags + 1, keep_tags + 1) < 1: raise Problem('repeats must be 1 or more, shuffle_tags and keep_tags 0 or more')
+    if min(repeats, shuffle_tags + 1, keep_tags + 1) < 1:
+        raise Problem('repeats must be 1 or more, shuffle_tags and keep_tags 0 or more')
     dataset, rows = _usable_rows(dataset, token, class_word)
     bad, found, notes = dict(dataset.bad), {}, []
     rows = [o for o in rows if o['file_name'] not in bad]

@@ -72,13 +72,13 @@ def _ahead(
             if len(waiting) > num: yield waiting.popleft().result()
         while waiting: yield waiting.popleft().result()
 
-# %% ../nbs/07_latents.ipynb #c8586aed
+# %% ../nbs/07_latents.ipynb #b2d34c11
 def _encode_batch(
     base:BaseModel, # Its vae is used
     batch:list[tuple[int,tuple|str]], # Numbers of pictures, with what `_prepare` gave
     flip:bool, # Mirrored ones too?
-) -> Iterator[tuple[int,dict[str,torch.Tensor]|str]]: # Numbers, with `mean`, `std` (flips, 4, h, w) and perhaps `mask`; or a reason, empty if not finite
-    "Encode pictures of one size"
+) -> Iterator[tuple[int,dict[str,torch.Tensor]|str]]: # Numbers, with `mean`, `std` and perhaps `mask`; or with a reason
+    "Encode pictures of one size; the reason is empty where numbers are not finite"
     yield from ((n, o) for n, o in batch if isinstance(o, str))
     batch = [(n, o) for n, o in batch if not isinstance(o, str)]
     if not batch: return
@@ -101,7 +101,7 @@ def _encode(
     for _, same in groupby(progress(ready, 'encoding pictures', total=len(order)), key=lambda o: examples[o[0]].bucket):
         while batch := list(islice(same, batch_size)): yield from _encode_batch(base, batch, flip)
 
-# %% ../nbs/07_latents.ipynb #6eb8f935
+# %% ../nbs/07_latents.ipynb #c35bbe38
 def _picture_key(
     example:Example, # A picture with its bucket
     vae:str, # From `digest_weights`
@@ -110,7 +110,8 @@ def _picture_key(
     "What the latents of a picture depend on"
     with suppress(OSError):
         mask = digest_file(example.mask) if isinstance(example.mask, Path) else example.mask
-        return make_key(1, example.digest or digest_file(example.path), example.bucket, example.focus, example.background, mask, vae, flip)
+        digest = example.digest or digest_file(example.path)
+        return make_key(1, digest, example.bucket, example.focus, example.background, mask, vae, flip)
     return make_key('cannot be read', str(example.path))
 
 def _shrink(
@@ -121,6 +122,7 @@ def _shrink(
     small = {k: v.to(dtype) for k, v in tensors.items()}
     return {k: small[k] if torch.equal(small[k].float(), v) else v for k, v in tensors.items()}
 
+# %% ../nbs/07_latents.ipynb #ea0def99
 def encode_examples(
     base:BaseModel, # Its vae is used
     examples:Sequence[Example], # Pictures with their buckets
@@ -146,11 +148,11 @@ def _not_finite(
 ) -> str: # A sentence
     "Say what can be done about a vae that overflows"
     dtype = str(base.vae.dtype).removeprefix('torch.')
-    if base.vae.dtype == torch.float16: advice = "give a vae that is made for half precision, or --mixed_precision bf16 or no"
+    if base.vae.dtype == torch.float16: advice = 'give --mixed_precision bf16 or no, or another vae'
     else: advice = 'look at that picture, and try another vae'
     return f"the latents of '{example.path}' are not finite numbers ({dtype}); {advice}"
 
-# %% ../nbs/07_latents.ipynb #531b1bb5
+# %% ../nbs/07_latents.ipynb #0538cb5c
 def _read_packs(
     store:Store, # Where packs are kept
     wanted:set[str], # Keys of prompts
@@ -167,6 +169,7 @@ def _read_packs(
             if key in wanted: found.setdefault(key, {})[part] = tensor
     return found
 
+# %% ../nbs/07_latents.ipynb #87056865
 def encode_texts(
     base:BaseModel, # Its tokenizers and text encoders are used
     prompts:list[str], # Different prompts
@@ -204,7 +207,7 @@ def _stack(
     for n, o in enumerate(tensors): out[n] = o
     return out
 
-# %% ../nbs/07_latents.ipynb #1268a707
+# %% ../nbs/07_latents.ipynb #92e7f871
 @dataclass
 class Cache:
     "What the loop needs of the pictures and prompts, computed once; pictures are grouped by the size of their latents"
@@ -212,7 +215,7 @@ class Cache:
     place:torch.Tensor # Where in that group, `(n,)`
     mean:list[torch.Tensor] # Means of the latents, a group each, `(n_b, flips, 4, h, w)`; the second of `flips` is mirrored
     std:list[torch.Tensor] # Their standard deviations
-    mask:list[torch.Tensor]|None # What each place of the latents counts, a group each, `(n_b, flips, 1, h, w)`; None where all does
+    mask:list[torch.Tensor]|None # What each place of them counts, `(n_b, flips, 1, h, w)` a group; None where all does
     prompt:torch.Tensor # Numbers of the prompts that each picture may train with, `(n, variants)`
     input_ids:torch.Tensor # Tokens of each prompt, `(prompts, encoders, tokens)`; the last is the empty one
     encoded:Encoded|None # Of every prompt; None while text encoders are trained
@@ -279,7 +282,7 @@ def _number_prompts(
     index, variants = {o: n for n, o in enumerate(prompts)}, max(map(len, own))
     return [*prompts, ''], torch.tensor([[index[several[n % len(several)]] for n in range(variants)] for several in own])
 
-# %% ../nbs/07_latents.ipynb #4d81bd9c
+# %% ../nbs/07_latents.ipynb #29a9776b
 def make_cache(
     base:BaseModel, # Its vae, tokenizers and text encoders are used
     examples:Sequence[Example], # Pictures with their prompts and buckets
@@ -301,8 +304,9 @@ def make_cache(
     kept, entries = [both[n] for n in good], [entries[n] for n in good]
     bucket, place, parts = _group(entries)
     prompts, prompt = _number_prompts(kept)
+    weight = torch.tensor([1.]*num_instance + [prior_loss_weight]*(len(kept) - num_instance))
     return Cache(bucket, place, parts['mean'], parts['std'], parts['mask'] or None, prompt, _tokens(base, prompts),
                  encode_texts(base, prompts, text_store) if encode_text else None,
                  torch.tensor([find_time_ids(o) for o in kept], dtype=torch.float32) if base.family == 'sdxl' else None,
-                 torch.tensor([1.]*num_instance + [prior_loss_weight]*(len(kept) - num_instance)), [str(o.path) for o in kept],
-                 num_instance, kept, {str(both[n].path): why for n, why in bad.items()}, store.notes or text_store.notes)
+                 weight, [str(o.path) for o in kept], num_instance, kept,
+                 {str(both[n].path): why for n, why in bad.items()}, store.notes or text_store.notes)
