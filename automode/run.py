@@ -97,7 +97,7 @@ def plot(
     plt.close(figure)
     return figure
 
-# %% ../nbs/07_run.ipynb #40ebaa80
+# %% ../nbs/07_run.ipynb #e52649f0
 def fingerprint(
     examples:list[Example], # Pictures with prompts
 ) -> str: # A short hash
@@ -106,7 +106,8 @@ def fingerprint(
     return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:16]
 
 FREE = {'name', 'dataset', 'class_images', 'max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'save_every_steps', 'keep_checkpoints', 'log_every_steps',
-        'sample_prompt', 'log_with', 'cache', 'gradient_checkpointing', 'compile', 'held_out', 'num_images', 'validate_every_steps'}
+        'sample_prompt', 'log_with', 'cache', 'gradient_checkpointing', 'compile', 'held_out', 'num_images', 'validate_every_steps',
+        'num_class'}
 
 def check_same_run(
     folder:Path, # The run's folder

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
-           'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'get_ready', 'encode_all',
-           'cache_folder', 'describe', 'is_done', 'complete', 'finish', 'train']
+           'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
+           'get_ready', 'encode_all', 'kept_folder', 'describe', 'is_done', 'complete', 'finish', 'train']
 
-# %% ../nbs/07_train.ipynb #31b56841
+# %% ../nbs/07_train.ipynb #f4adc180
 import json, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -23,11 +23,14 @@ from fastcore.meta import delegates
 from safetensors.torch import load_file, save as to_safetensors
 
 from .adapters import add_adapter, speed_up
+from .cache import digest_file
+from .class_images import class_pictures
 from .config import TrainConfig, fill_in
 from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole
 from .dataset import Dataset
 from .batches import StepOrder
 from .examples import Example, assign, bucket_multiple
+from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
 from .lock import own_path
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
@@ -173,7 +176,7 @@ def add_up_gradients(
     flat = accelerator.reduce(torch._utils._flatten_dense_tensors(gradients), 'sum')
     torch._foreach_copy_(gradients, torch._utils._unflatten_dense_tensors(flat, gradients))
 
-# %% ../nbs/07_train.ipynb #8a8f2c44
+# %% ../nbs/07_train.ipynb #c06823ad
 @patch
 def read_losses(
     self:Trainer,
@@ -211,7 +214,7 @@ def rescue(
 ) -> str: # Where sound weights are, in words
     "Keep the weights as they were when the losses were last read"
     if self.sound_at == 0: return 'no step had been sound for long enough to keep anything'
-    torch._foreach_copy_(self.learned, self.sound)
+    with torch.no_grad(): torch._foreach_copy_(self.learned, self.sound)
     path = plan.folder/'last_good'/f'{plan.name}-step-{self.sound_at:06d}.safetensors'
     if self.accelerator.is_main_process: self.write_lora(plan, path, self.sound_at)
     return f"the weights of step {self.sound_at} are kept in '{path}'"
@@ -457,7 +460,23 @@ def make_accelerator(
     except ValueError as e:
         raise Problem(f"mixed_precision '{mixed_precision}' cannot be used here ({e}); say no, fp16 or bf16") from None
 
-# %% ../nbs/07_train.ipynb #344ba751
+# %% ../nbs/07_train.ipynb #ffab67ca
+def add_class_pictures(
+    plan:Plan, # Gets more class pictures
+    base:BaseModel, # Draws them, before it has adapters
+    accelerator:Accelerator, # Its first process draws
+) -> None:
+    "Let the base draw the class pictures that the user has not got"
+    config, num = plan.config, plan.config.num_class_images - len(plan.class_examples)
+    if num <= 0: return
+    if not config.class_word: raise Problem('num_class_images needs a --class_word: what the base is to draw')
+    prompt = f'a picture of a {config.class_word}'
+    with accelerator.main_process_first():
+        paths = class_pictures(base, kept_folder(plan, 'class_images'), prompt, num, config.seed)
+    drawn = [Example(o, prompt, size=picture_size(o), digest=digest_file(o)) for o in paths]
+    plan.class_examples = [*plan.class_examples, *drawn]
+
+# %% ../nbs/07_train.ipynb #fa3de66d
 def get_ready(
     plan:Plan, # What is asked for; what was left open is filled in
     base:BaseModel, # What is trained on
@@ -483,7 +502,7 @@ def encode_all(
 ) -> Cache: # On the device, if it is small beside what is free there
     "Encode pictures and prompts, or find them from the last time"
     config, num = plan.config, accelerator.num_processes
-    settings = dict(flip=config.flip_p > 0, folder=cache_folder(plan) if config.cache == 'disk' else None)
+    settings = dict(flip=config.flip_p > 0, folder=kept_folder(plan, 'latents') if config.cache == 'disk' else None)
     if num > 1:
         fill_cache(base, [*examples, *class_examples], **settings, process_index=accelerator.process_index, num_processes=num)
         accelerator.wait_for_everyone()
@@ -495,11 +514,12 @@ def encode_all(
     if accelerator.device.type == 'cuda' and sum(o.nbytes for o in tensors) > torch.cuda.mem_get_info(accelerator.device)[0] / 4: return cache
     return cache.to(accelerator.device)
 
-def cache_folder(
+def kept_folder(
     plan:Plan, # Its dataset and its folder
-) -> Path: # Where encoded pictures are kept
+    name:str, # `latents` or `class_images`
+) -> Path: # Where such things are kept
     "Beside the captions, where there are some; else with the run, since a folder of pictures is not ours to write to"
-    return own_path(plan.dataset, 'latents') if (plan.dataset/METADATA).exists() else plan.folder/'cache'
+    return own_path(plan.dataset, name) if (plan.dataset/METADATA).exists() else plan.folder/'cache'/name
 
 # %% ../nbs/07_train.ipynb #415bc29d
 def describe(
@@ -566,7 +586,7 @@ def finish(
     accelerator.print(Run(plan.folder).best()[1] if validation else '', end='\n' if validation else '')
     accelerator.end_training()
 
-# %% ../nbs/07_train.ipynb #92b42c5c
+# %% ../nbs/07_train.ipynb #420881db
 @delegates(TrainConfig)
 def train(
     dataset:str|Path|Dataset, # A captioned folder, or any folder of pictures when a `token` is given
@@ -580,13 +600,15 @@ def train(
     "Train a LoRA on `base` from the pictures and captions of `dataset`"
     plan = make_plan(dataset, base, out, TrainConfig(**kwargs), name, class_images)
     config = plan.config
-    check_same_run(plan.folder, plan.settings)
+    early = {k: v for k, v in plan.settings.items() if not (config.num_class_images and k in ('class_pictures', 'class_background', 'num_class'))}
+    check_same_run(plan.folder, early)
     accelerator = make_accelerator(device, config.mixed_precision, config.log_with, plan.folder)
     if is_done(plan.folder, config.max_train_steps):
         accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")
         return Run(plan.folder)
     precision = accelerator.mixed_precision
     model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
+    add_class_pictures(plan, model, accelerator)
     samples_a_step = complete(plan, model, accelerator)
     accelerator.print(describe(plan, model, samples_a_step))
     trainer, validation = get_ready(plan, model, accelerator)
