@@ -138,7 +138,8 @@ def original_openclip(text_encoder, prefix):
 
 def original_state(unet, vae, text_encoder, text_encoder_2=None):
     "The weights of a whole model as the original code of its family names them"
-    state = {new: unet.state_dict()[old] for old, new in unet_names(unet).items()} | original_vae(vae)
+    weights = unet.state_dict()
+    state = {new: weights[old] for old, new in unet_names(unet).items()} | original_vae(vae)
     if text_encoder_2 is not None:
         return state | original_clip(text_encoder, 'conditioner.embedders.0.transformer.') | original_openclip(
             text_encoder_2, 'conditioner.embedders.1.model.')
