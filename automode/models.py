@@ -111,7 +111,7 @@ def _quantize(
         unet.save_pretrained(folder)
         return UNet2DConditionModel.from_pretrained(folder, torch_dtype=dtype, **settings)
 
-# %% ../nbs/05_models.ipynb #443b29b7
+# %% ../nbs/05_models.ipynb #da3ea21c
 def load_base(
     name:str|Path='starter', # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     device=None, # Where to put it; None picks the best there is
@@ -128,7 +128,8 @@ def load_base(
     parts = {o: getattr(pipeline, o, None) for o in names}
     _check_kind(name, pipeline, parts)
     with quiet(): base = BaseModel(str(name), noise_scheduler=DDPMScheduler.from_config(pipeline.scheduler.config), **parts)
-    if base.family == 'sdxl' and dtype == torch.float16 and base.vae.config.force_upcast: base.vae.float()
+    if base.family == 'sdxl' and dtype == torch.float16 and base.vae.config.force_upcast:
+        with quiet(): base.vae.float()
     for part in (base.vae, base.unet, *base.text_encoders.values()):
         if part is not base.unet or quantize is None: part.to(device)
         part.eval().requires_grad_(False)
@@ -225,14 +226,15 @@ def predict(
     added = dict(text_embeds=encoded.pooled.to(noisy_latents), time_ids=time_ids.to(noisy_latents.device, torch.float32))
     return base.unet(noisy_latents, timesteps, hidden, added_cond_kwargs=added).sample
 
-# %% ../nbs/05_models.ipynb #69164bfb
+# %% ../nbs/05_models.ipynb #5d5104f3
 def as_pipeline(
     base:BaseModel, # The parts
 ) -> DiffusionPipeline: # Draws with them
     "A diffusers pipeline around the parts of `base`, of the kind that its family needs"
-    vae = base.vae if base.vae.dtype == base.unet.dtype else copy.deepcopy(base.vae).to(base.unet.dtype)   # the pipeline casts by itself
-    parts = dict(vae=vae, unet=base.unet, tokenizer=base.tokenizer, **base.text_encoders)
+    parts = dict(vae=base.vae, unet=base.unet, tokenizer=base.tokenizer, **base.text_encoders)
     if base.tokenizer_2 is not None: parts['tokenizer_2'] = base.tokenizer_2
-    with quiet(): pipeline = _join(parts | dict(scheduler=DDIMScheduler.from_config(base.noise_scheduler.config)))
+    with quiet():
+        if base.vae.dtype != base.unet.dtype: parts['vae'] = copy.deepcopy(base.vae).to(base.unet.dtype)   # the pipeline casts by itself
+        pipeline = _join(parts | dict(scheduler=DDIMScheduler.from_config(base.noise_scheduler.config)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
