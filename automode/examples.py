@@ -6,7 +6,7 @@
 __all__ = ['Example', 'training_image', 'open_mask', 'training_mask', 'add_masks', 'tag_orders', 'Look', 'look_at',
            'find_examples', 'bucket_multiple', 'assign', 'hold_out']
 
-# %% ../nbs/07_examples.ipynb #8c8a670c
+# %% ../nbs/07_examples.ipynb #e6f40e9f
 import hashlib, math, os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,12 +17,11 @@ import torch
 from PIL import Image, ImageChops
 
 from .buckets import assign_buckets, make_buckets, read_focus
+from .cache import cache_path, digest_file
 from .copies import can_hash, group_pairs, hash_image, near_groups
 from .core import Problem, make_generator, progress, read_json, write_json
 from .dataset import Dataset, training_prompt
 from .images import IMAGE_SUFFIXES, fit_image, open_image, picture_size
-from .lock import own_folder, own_path
-from .rows import METADATA
 
 # %% ../nbs/07_examples.ipynb #9cd96b0f
 class Example(NamedTuple):
@@ -144,7 +143,7 @@ def tag_orders(
         orders[prompt if (mixed := [free[o] for o in places]) == free else ', '.join([*kept, *mixed])] = None
     return tuple(orders)
 
-# %% ../nbs/07_examples.ipynb #60d39db0
+# %% ../nbs/07_examples.ipynb #a7cd2a65
 class Look(NamedTuple):
     "What is known of a picture that can be read"
     digest:str # SHA-256 of the file
@@ -174,7 +173,7 @@ def _look(
     "Read one picture, unless its content is known"
     try:
         size = picture_size(path)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = digest_file(path)
         if digest in known: return Look(digest, *known[digest])
         image = open_image(path, background, at_least=256)
         return Look(digest, size, hash_image(image) if can_hash() else None)
@@ -187,7 +186,7 @@ def _read_looks(
     try: return {k: (tuple(size), look and (look[0], tuple(look[1]))) for k, (size, look) in read_json(record).items()}
     except (Problem, OSError, AttributeError, TypeError, ValueError, IndexError): return {}
 
-# %% ../nbs/07_examples.ipynb #9b6f700d
+# %% ../nbs/07_examples.ipynb #f95d8d15
 def find_examples(
     dataset:str|Path|Dataset, # A captioned folder, or any folder when `token` or `class_word` is given
     token:str|None=None, # The word that names the subject
@@ -204,10 +203,9 @@ def find_examples(
     dataset, rows = _usable_rows(dataset, token, class_word)
     bad, found, notes = dict(dataset.bad), {}, []
     rows = [o for o in rows if o['file_name'] not in bad]
-    paths, record = [dataset.path(o) for o in rows], None
-    if (dataset.folder/METADATA).exists():                     # a folder without captions is only looked at
-        with suppress(OSError, Problem): own_folder(dataset.folder); record = own_path(dataset.folder, 'looks.json')
-    for row, path, look in zip(rows, paths, look_at(paths, dataset.background, record)):
+    paths = [dataset.path(o) for o in rows]
+    looks = look_at(paths, dataset.background, cache_path(dataset.folder, 'looks.json'))
+    for row, path, look in zip(rows, paths, looks):
         if isinstance(look, str): bad[row['file_name']] = look; continue
         prompts = tag_orders(training_prompt(row.get('text') or '', token, class_word), shuffle_tags, keep_tags, seed)
         focus, trouble = read_focus(row)
