@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['BaseModel', 'read_pipeline', 'quantization', 'load_base', 'encode_images', 'decode_latents', 'tokenize',
-           'count_tokens', 'Encoded', 'encode_tokens', 'encode_prompts', 'predict', 'as_pipeline']
+           'count_tokens', 'Encoded', 'encode_tokens', 'encode_prompts', 'predict', 'as_pipeline', 'set_aside',
+           'brought_back']
 
-# %% ../nbs/05_models.ipynb #2dcc5fdd
+# %% ../nbs/05_models.ipynb #9434c2d9
 import copy, tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Iterator, NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from .core import Problem, find_model, loading, pick_device, pick_dtype, quiet
@@ -238,3 +241,40 @@ def as_pipeline(
         pipeline = _join(parts | dict(scheduler=DDIMScheduler.from_config(base.noise_scheduler.config)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+# %% ../nbs/05_models.ipynb #88f99b62
+def set_aside(
+    base:BaseModel, # Its vae and its text encoders are taken out of memory, unless they are being trained
+    folder:str|Path, # Where files may be written
+    least:int=64_000_000, # Parts of fewer bytes stay where they are
+) -> int: # Bytes that were set aside
+    "Make room for the training"
+    saved = 0
+    for name, part in dict(vae=base.vae, **base.text_encoders).items():
+        size = sum(p.nbytes for p in part.parameters())
+        if size < least or any(p.requires_grad for p in part.parameters()): continue
+        if part.device.type == 'cpu': _to_file(part, Path(folder)/f'{name}.safetensors')
+        else: part.to('cpu')
+        saved += size
+    return saved
+
+def _to_file(
+    part:torch.nn.Module, # On the CPU
+    path:Path, # A `.safetensors` file, written anew
+) -> None:
+    "Let weights be read from a file when they are needed, in place of memory"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({n: p.detach().contiguous() for n, p in part.named_parameters()}, path)
+    kept = load_file(path)                                      # mapped, not read
+    for n, p in part.named_parameters(): p.data = kept[n]
+
+@contextmanager
+def brought_back(
+    base:BaseModel, # Perhaps with parts set aside
+) -> Iterator[None]: # Within the block, everything is on the unet's device
+    "Bring the vae and the text encoders back for a while"
+    away = [o for o in (base.vae, *base.text_encoders.values()) if o.device != base.device]
+    for o in away: o.to(base.device)
+    try: yield
+    finally:
+        for o in away: o.to('cpu')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Validation', 'draw_samples']
 
-# %% ../nbs/07_monitor.ipynb #8053a7f2
+# %% ../nbs/07_monitor.ipynb #54277be5
 from dataclasses import replace
 from pathlib import Path
 from typing import Iterator
@@ -19,7 +19,7 @@ from .core import make_generator, quiet
 from .images import image_grid
 from .latents import Cache
 from .loss import Batch, Draws, draw_randomness, training_loss
-from .models import BaseModel, as_pipeline
+from .models import BaseModel, as_pipeline, brought_back
 
 # %% ../nbs/07_monitor.ipynb #8429dbdb
 class Validation:
@@ -74,7 +74,7 @@ def loss(
     base.unet.train(was_training)
     return float(accelerator.reduce(total, 'sum')) / count
 
-# %% ../nbs/07_monitor.ipynb #6008044a
+# %% ../nbs/07_monitor.ipynb #b7922675
 @torch.no_grad()
 def draw_samples(
     base:BaseModel, # With adapters
@@ -89,7 +89,7 @@ def draw_samples(
     was_training = base.unet.training
     base.unet.eval()
     settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=resolution, width=resolution)
-    with quiet(), accelerator.autocast():
+    with quiet(), accelerator.autocast(), brought_back(base):
         drawn = as_pipeline(base)(prompts, generator=[make_generator(n) for n in range(len(prompts))], **settings).images
     base.unet.train(was_training)
     path = Path(path)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
            'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
-           'get_ready', 'encode_all', 'kept_folder', 'describe', 'is_done', 'complete', 'finish', 'train']
+           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'is_done', 'complete', 'finish',
+           'train']
 
-# %% ../nbs/07_train.ipynb #f4adc180
-import json, signal, time
+# %% ../nbs/07_train.ipynb #5f24d8a8
+import json, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -23,7 +24,7 @@ from fastcore.meta import delegates
 from safetensors.torch import load_file, save as to_safetensors
 
 from .adapters import add_adapter, speed_up
-from .cache import digest_file
+from .cache import cache_path, clean_cache, digest_file
 from .class_images import class_pictures
 from .config import TrainConfig, fill_in
 from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole
@@ -32,14 +33,12 @@ from .batches import StepOrder
 from .examples import Example, assign, bucket_multiple
 from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
-from .lock import own_path
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import Batch, Draws, draw_randomness, stretch_to_noise, training_loss
-from .models import BaseModel, count_tokens, load_base
+from .models import BaseModel, count_tokens, load_base, set_aside
 from .monitor import Validation, draw_samples
 from .optim import Ema, check_optimizer, evaluation_mode, make_lr_scheduler, make_optimizer
 from .resume import load_checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
-from .rows import METADATA
 from .run import Plan, Run, check_same_run, keep_samples_a_step, make_plan, pick_best, start_run, take_from
 
 # %% ../nbs/07_train.ipynb #f3172dd8
@@ -176,7 +175,7 @@ def add_up_gradients(
     flat = accelerator.reduce(torch._utils._flatten_dense_tensors(gradients), 'sum')
     torch._foreach_copy_(gradients, torch._utils._unflatten_dense_tensors(flat, gradients))
 
-# %% ../nbs/07_train.ipynb #c06823ad
+# %% ../nbs/07_train.ipynb #8b427ff0
 @patch
 def read_losses(
     self:Trainer,
@@ -216,7 +215,9 @@ def rescue(
     if self.sound_at == 0: return 'no step had been sound for long enough to keep anything'
     with torch.no_grad(): torch._foreach_copy_(self.learned, self.sound)
     path = plan.folder/'last_good'/f'{plan.name}-step-{self.sound_at:06d}.safetensors'
-    if self.accelerator.is_main_process: self.write_lora(plan, path, self.sound_at)
+    try:
+        if self.accelerator.is_main_process: self.write_lora(plan, path, self.sound_at)
+    except Problem: return 'the weights before it were too large to be written'
     return f"the weights of step {self.sound_at} are kept in '{path}'"
 
 @patch
@@ -476,7 +477,7 @@ def add_class_pictures(
     drawn = [Example(o, prompt, size=picture_size(o), digest=digest_file(o)) for o in paths]
     plan.class_examples = [*plan.class_examples, *drawn]
 
-# %% ../nbs/07_train.ipynb #fa3de66d
+# %% ../nbs/07_train.ipynb #949ff277
 def get_ready(
     plan:Plan, # What is asked for; what was left open is filled in
     base:BaseModel, # What is trained on
@@ -490,6 +491,7 @@ def get_ready(
     validation = None
     if plan.held_out: validation = Validation(encode_all(plan, base, accelerator, plan.held_out), config, batch_size=config.batch_size)
     trainer = Trainer(base, cache, config, accelerator)
+    set_aside(base, aside_folder(plan, accelerator))
     if config.compile: base.unet.compile()
     return trainer, validation
 
@@ -514,12 +516,19 @@ def encode_all(
     if accelerator.device.type == 'cuda' and sum(o.nbytes for o in tensors) > torch.cuda.mem_get_info(accelerator.device)[0] / 4: return cache
     return cache.to(accelerator.device)
 
+def aside_folder(
+    plan:Plan, # Its folder
+    accelerator:Accelerator, # Each process has its own
+) -> Path: # Where idle parts of the base wait
+    "A folder for the time of the training"
+    return plan.folder/'cache'/f'aside-{accelerator.process_index}'
+
 def kept_folder(
     plan:Plan, # Its dataset and its folder
     name:str, # `latents` or `class_images`
 ) -> Path: # Where such things are kept
-    "Beside the captions, where there are some; else with the run, since a folder of pictures is not ours to write to"
-    return own_path(plan.dataset, name) if (plan.dataset/METADATA).exists() else plan.folder/'cache'/name
+    "Beside the pictures, in automode's own folder; with the run where that cannot be"
+    return cache_path(plan.dataset, name) or plan.folder/'cache'/name
 
 # %% ../nbs/07_train.ipynb #415bc29d
 def describe(
@@ -542,7 +551,7 @@ def describe(
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
 
-# %% ../nbs/07_train.ipynb #e96075a6
+# %% ../nbs/07_train.ipynb #5d5b77ea
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -582,6 +591,8 @@ def finish(
     try: run_loop(trainer, Log(trainer, plan, validation, prompts), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     if accelerator.is_main_process: trainer.export(plan)
+    shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
+    if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
     accelerator.wait_for_everyone()
     accelerator.print(Run(plan.folder).best()[1] if validation else '', end='\n' if validation else '')
     accelerator.end_training()
