@@ -31,7 +31,8 @@ class _Kind(NamedTuple):
 OPTIMIZERS = {
     'adamw': _Kind('torch.optim', 'AdamW', 'torch'),
     'adamw8bit': _Kind('bitsandbytes.optim', 'AdamW8bit', 'bitsandbytes'),
-    'prodigy': _Kind('prodigyopt', 'Prodigy', 'prodigyopt', None, dict(safeguard_warmup=True, use_bias_correction=True)),
+    'prodigy': _Kind('prodigyopt', 'Prodigy', 'prodigyopt', None,
+                     dict(d0=1e-4, safeguard_warmup=True, use_bias_correction=True)),
     'schedule-free': _Kind('schedulefree', 'AdamWScheduleFree', 'schedulefree', 2.),
     'adafactor': _Kind('transformers.optimization', 'Adafactor', 'transformers', 1.,
                        dict(scale_parameter=False, relative_step=False)),
@@ -185,7 +186,8 @@ def make_lr_scheduler(
     "Make the schedule of the learning rate"
     name, inner = _pick_name(name, LR_SCHEDULERS, 'a schedule'), bare(optimizer)
     if warmup_steps < 0 or max_train_steps < 1:
-        raise Problem(f'{warmup_steps} steps of warm-up and {max_train_steps} of training make no schedule; give positive numbers')
+        raise Problem(f'{warmup_steps} steps of warm-up in {max_train_steps} of training make no schedule; '
+                      'give positive numbers')
     if type(inner).__name__ == 'AdamWScheduleFree':
         check_optimizer('schedule-free', name)
         for group in inner.param_groups: group['warmup_steps'] = warmup_steps if name == 'constant_with_warmup' else 0

@@ -253,7 +253,7 @@ def prune_checkpoints(
             try: whole += bool(read_files(o))
             except Damaged: pass
             continue
-        gone = o.with_name(f".{o.name.strip('.')}.removed.tmp")         # a half-removed one is not to be found under its name
+        gone = o.with_name(f".{o.name.strip('.')}.removed.tmp")     # half of one is not found under its name
         shutil.rmtree(gone, ignore_errors=True)
         shutil.rmtree(o.rename(gone), ignore_errors=True)
         removed.append(o)
