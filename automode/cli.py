@@ -158,7 +158,7 @@ def caption(
          'nothing was changed')
 def check(
     dataset:str, # Folder of pictures, captioned or not
-    base:str='starter', # The base model to train on: starter, a folder, a file, or a Hugging Face id
+    base:str='starter', # The base model to train on: starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
     resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
     token:str|None=None, # Rare word that names the subject
     class_word:str|None=None, # What kind of thing the subject is
@@ -257,7 +257,7 @@ def convert(
 @command('automode train holiday --base starter --out run --max_train_steps 600', 'the same command goes on from there')
 def train(
     pictures:str, # Folder of captioned pictures
-    base:str='starter', # starter, a folder, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
+    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
     out:str='run', # Folder for the run
     name:str|None=None, # Name of the LoRA file; the last part of --out when not given
     max_train_steps:int|None=None, # Steps; chosen from the number of pictures when not given
@@ -291,7 +291,7 @@ def train(
          'the pictures drawn so far are kept')
 def generate(
     prompt:list[str]=None, # What to draw; several prompts may follow
-    base:str='starter', # starter, a folder, or a Hugging Face id
+    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
     lora:str|None=None, # LoRA file, or the folder of a run
     lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
     seed:int=0, # Seed of the first picture; the next one has the next seed
@@ -316,7 +316,7 @@ def generate(
 def run(
     pictures:str, # Folder of pictures
     captioner:str='starter', # starter, a folder, or a Hugging Face id such as Salesforce/blip-image-captioning-large
-    base:str='starter', # starter, a folder, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
+    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
     out:str='out', # Folder for everything: dataset, run, before_after.png, report.html
     prompt:str|None=None, # Beginning of every caption
     name:str|None=None, # Name of the LoRA file
