@@ -127,7 +127,7 @@ class Cache:
     mean:torch.Tensor # Means of the latents, `(n, flips, 4, h, w)`; the second of `flips` is mirrored
     std:torch.Tensor # Their standard deviations
     prompt:torch.Tensor # Which prompt each picture has, `(n,)`
-    input_ids:torch.Tensor # Tokens of each prompt, `(prompts, tokens)`; the last is the empty one
+    input_ids:torch.Tensor # Tokens of each prompt, `(prompts, text encoders, tokens)`; the last is the empty one
     hidden:torch.Tensor|None # `encoder_hidden_states` of each prompt; None while the text encoder is trained
     weight:torch.Tensor # What each picture's loss counts, `(n,)`
     names:list[str] # File of each picture
@@ -169,7 +169,7 @@ def make_cache(
     index = {o: n for n, o in enumerate(prompts)}
     weight = torch.tensor([1.]*len(examples) + [config.prior_loss_weight]*len(class_examples))
     return Cache(mean, std, torch.tensor([index[o.prompt] for o in both]), tokenize(base, [*prompts, '']),
-                 None if config.train_text_encoder else encode_prompts(base, [*prompts, '']), weight,
+                 None if config.train_text_encoder else encode_prompts(base, [*prompts, '']).hidden, weight,
                  [str(o.path) for o in both], len(examples))
 
 # %% ../nbs/07_loss.ipynb #346b28a7
@@ -226,7 +226,7 @@ def training_loss(
     noise, timesteps = draws.noise, draws.timesteps
     noisy_latents = base.noise_scheduler.add_noise(latents, noise, timesteps)
     prompt = cache.prompt[index].masked_fill(draws.drop, len(cache.input_ids) - 1)
-    encoder_hidden_states = encode_tokens(base, cache.input_ids[prompt]) if cache.hidden is None else cache.hidden[prompt]
+    encoder_hidden_states = encode_tokens(base, cache.input_ids[prompt]).hidden if cache.hidden is None else cache.hidden[prompt]
     model_pred = base.unet(noisy_latents, timesteps, encoder_hidden_states.to(noisy_latents.dtype)).sample
     velocity = base.noise_scheduler.config.prediction_type == 'v_prediction'
     target = base.noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
