@@ -19,174 +19,7 @@ from .core import Problem
 from .latents import Cache
 from .models import BaseModel, Encoded, encode_tokens, predict
 
-<<<<<<< HEAD
 # %% ../nbs/07_loss.ipynb #8938ce6f
-=======
-# %% ../nbs/07_loss.ipynb #f73881cd
-@dataclass
-class TrainConfig:
-    "Every setting of a training run"
-    max_train_steps:int|None=None # Optimiser steps; None chooses by the number of pictures
-    batch_size:int|None=None # Pictures a step, on each device; None chooses by the model and the device
-    gradient_accumulation_steps:int=1 # Batches a step
-    rank:int=16 # Rank of the LoRA
-    alpha:float|None=None # Its alpha; None takes alpha = rank
-    learning_rate:float|None=None # Of the unet's adapters; None chooses by the size of the unet
-    text_encoder_lr:float|None=None # Of the text encoder's adapters; None takes half the learning rate
-    train_text_encoder:bool=False # Train adapters in the text encoder too?
-    lr_scheduler:str='cosine' # `constant`, `linear`, `cosine`, … as diffusers names them
-    lr_warmup_steps:int=20 # Steps in which the learning rate rises from nothing
-    weight_decay:float=0.01 # Of AdamW
-    max_grad_norm:float=1. # Longer gradients are shortened to this
-    min_snr_gamma:float|None=5. # Weight of easy timesteps (Hang et al. 2023); None weighs all the same
-    prior_loss_weight:float=1. # Weight of the class pictures (Ruiz et al. 2022)
-    caption_dropout:float=0.05 # Share of pictures trained with an empty prompt
-    flip_p:float=0. # Share of pictures shown mirrored
-    resolution:int|None=None # Edge of the square that is trained on, in pixels; None takes the base model's
-    token:str|None=None # The word that names the subject, e.g. `tiantian`
-    class_word:str|None=None # What kind of thing it is, e.g. `rabbit`
-    seed:int=0 # Seed of everything random
-    mixed_precision:str|None=None # `no`, `fp16`, `bf16`; None picks by the device
-    save_every_steps:int=0 # Steps between checkpoints; 0 keeps one at the end only
-    log_every_steps:int=10 # Steps between rows of `metrics.jsonl`
-    sample_prompt:str|None=None # What to draw at each checkpoint; None takes the first pictures' prompts
-
-    def __post_init__(self):
-        for name in ('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'log_every_steps'):
-            value = getattr(self, name)
-            if value is not None and value < 1: raise Problem(f'{name} is {value}; it must be 1 or more')
-        for name in ('flip_p', 'caption_dropout'):
-            value = getattr(self, name)
-            if not 0 <= value <= 1: raise Problem(f'{name} is {value}; it is a share, from 0 to 1')
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            raise Problem(f'learning_rate is {self.learning_rate}; it must be above 0 (1e-4 is usual)')
-        schedules = [o.value for o in SchedulerType if o.value != 'piecewise_constant']
-        if self.lr_scheduler not in schedules:
-            raise Problem(f"'{self.lr_scheduler}' is not a schedule; say one of {', '.join(schedules)}")
-        if self.alpha is None: self.alpha = float(self.rank)
-
-# %% ../nbs/07_loss.ipynb #4bd0d36d
-def choose_learning_rate(
-    num_weights:int, # Weights of the unet
-) -> float: # For its adapters
-    "A learning rate by the size of the unet: 1e-4 for Stable Diffusion 1.5, more for smaller ones"
-    return float(f'{1e-4 * max(1., 860e6 / num_weights) ** (1/3):.1e}')
-
-def choose_batch_size(
-    num_images:int, # Pictures there are
-    num_weights:int, # Weights of the unet
-    memory:float|None, # Memory of the GPU in GiB; None without one
-) -> int: # Pictures a step
-    "As many pictures a step as there is use and room for"
-    room = 8 if num_weights < 50e6 else 1 if memory is None or memory < 10 else 2 if memory < 16 else 4 if memory < 40 else 8
-    return max(1, min(room, num_images))
-
-def choose_steps(
-    num_images:int, # Pictures there are
-    samples_a_step:int, # Pictures in a step, on all devices together
-) -> int: # Optimiser steps
-    "Steps for about 150 looks at each picture, within reason"
-    return max(1, round(min(max(150 * num_images, 1200), 6000) / samples_a_step))
-
-# %% ../nbs/07_loss.ipynb #89d54042
-def fill_in(
-    config:TrainConfig, # Changed in place
-    num_images:int, # Pictures there are
-    base:BaseModel, # What is trained on
-    processes:int=1, # Devices that work together
-) -> TrainConfig: # The same, with nothing left open
-    "Choose what the user left open"
-    num_weights = sum(p.numel() for p in base.unet.parameters())
-    memory = torch.cuda.get_device_properties(base.device).total_memory / 2**30 if base.device.type == 'cuda' else None
-    if config.resolution is None: config.resolution = base.resolution
-    if config.batch_size is None: config.batch_size = choose_batch_size(num_images, num_weights, memory)
-    if config.max_train_steps is None:
-        config.max_train_steps = choose_steps(num_images, config.batch_size * config.gradient_accumulation_steps * processes)
-    if config.learning_rate is None: config.learning_rate = choose_learning_rate(num_weights)
-    if config.text_encoder_lr is None: config.text_encoder_lr = config.learning_rate / 2
-    return config
-
-# %% ../nbs/07_loss.ipynb #0f4739fe
-class Example(NamedTuple):
-    "A picture to train on, with its prompt"
-    path:Path # The picture
-    prompt:str # What the text encoder gets
-    background:str='white' # Colour that shows through where the picture is transparent
-    focus:tuple[float, float]=(.5, .5) # What should come to the middle, as shares of width and height
-
-def training_image(
-    example:Example, # A picture
-    resolution:int, # Edge of the square, in pixels
-) -> Image.Image: # The square
-    "The part of a picture that is trained on"
-    return fit_image(open_image(example.path, example.background), (resolution, resolution), example.focus)
-
-# %% ../nbs/07_loss.ipynb #77f4a0dd
-@dataclass
-class Cache:
-    "What the loop needs of the pictures and prompts, computed once"
-    mean:torch.Tensor # Means of the latents, `(n, flips, 4, h, w)`; the second of `flips` is mirrored
-    std:torch.Tensor # Their standard deviations
-    prompt:torch.Tensor # Which prompt each picture has, `(n,)`
-    input_ids:torch.Tensor # Tokens of each prompt, `(prompts, text encoders, tokens)`; the last is the empty one
-    hidden:torch.Tensor|None # `encoder_hidden_states` of each prompt; None while the text encoder is trained
-    weight:torch.Tensor # What each picture's loss counts, `(n,)`
-    names:list[str] # File of each picture
-    num_instance:int # Pictures of the subject; class pictures follow
-
-    def to(self, device): # The same on another device
-        for name in ('mean', 'std', 'prompt', 'input_ids', 'hidden', 'weight'):
-            if getattr(self, name) is not None: setattr(self, name, getattr(self, name).to(device))
-        return self
-
-# %% ../nbs/07_loss.ipynb #6a9b09a1
-def _encode_pictures(
-    base:BaseModel, # Its vae is used
-    examples:list[Example], # Pictures
-    resolution:int, # Edge of the square, in pixels
-    flip:bool, # Mirrored ones too?
-    batch_size:int=8, # Pictures at a time
-) -> tuple[torch.Tensor, torch.Tensor]: # Mean and standard deviation, `(n, flips, 4, h, w)`
-    "The latents of every picture"
-    means, stds = [], []
-    for start in progress(range(0, len(examples), batch_size), 'encoding pictures'):
-        x = torch.stack([to_pixel_values(training_image(o, resolution)) for o in examples[start:start+batch_size]])
-        both = [encode_images(base, o) for o in ((x, x.flip(-1)) if flip else (x,))]
-        means.append(torch.stack([mean for mean, _ in both], 1))
-        stds.append(torch.stack([std for _, std in both], 1))
-    return torch.cat(means), torch.cat(stds)
-
-# %% ../nbs/07_loss.ipynb #f6aef7ac
-def make_cache(
-    base:BaseModel, # Its vae, tokenizer and text encoder are used
-    examples:list[Example], # Pictures with their prompts
-    class_examples:list[Example], # Class pictures with theirs; may be empty
-    config:TrainConfig, # Settings
-) -> Cache: # On the CPU
-    "Encode every picture and every different prompt once"
-    both = [*examples, *class_examples]
-    mean, std = _encode_pictures(base, both, config.resolution, config.flip_p > 0)
-    prompts = list(dict.fromkeys(o.prompt for o in both))
-    index = {o: n for n, o in enumerate(prompts)}
-    weight = torch.tensor([1.]*len(examples) + [config.prior_loss_weight]*len(class_examples))
-    return Cache(mean, std, torch.tensor([index[o.prompt] for o in both]), tokenize(base, [*prompts, '']),
-                 None if config.train_text_encoder else encode_prompts(base, [*prompts, '']).hidden, weight,
-                 [str(o.path) for o in both], len(examples))
-
-# %% ../nbs/07_loss.ipynb #346b28a7
-def pick_batch(
-    step:int, # Step, from 0
-    batch_size:int, # Pictures a step
-    num:int, # Pictures in all
-    seed:int, # Seed of the order
-) -> list[int]: # Their numbers
-    "The pictures of one step: pass after pass through all of them, each pass in an order of its own"
-    places, order = range(step * batch_size, (step + 1) * batch_size), {}
-    for o in {place // num for place in places}: order[o] = torch.randperm(num, generator=make_generator(seed, o)).tolist()
-    return [order[place // num][place % num] for place in places]
-
-# %% ../nbs/07_loss.ipynb #06193893
->>>>>>> data
 @dataclass
 class Draws:
     "Everything random about the pictures of a step"
@@ -232,19 +65,11 @@ def training_loss(
     latents = mean + std * draws.latents_noise
     noise, timesteps = draws.noise, draws.timesteps
     noisy_latents = base.noise_scheduler.add_noise(latents, noise, timesteps)
-<<<<<<< HEAD
     encoded, time_ids = look_up_prompts(base, cache, batch, draws)
     model_pred = predict(base, noisy_latents, timesteps, encoded, time_ids)
     target = noise if is_epsilon(base.noise_scheduler) else base.noise_scheduler.get_velocity(latents, noise, timesteps)
     loss = picture_loss(model_pred.float(), target.float(), config, mask)
     return loss * cache.weight[batch.index].to(loss.device) * snr_weights(base.noise_scheduler, timesteps, config.min_snr_gamma)
-=======
-    prompt = cache.prompt[index].masked_fill(draws.drop, len(cache.input_ids) - 1)
-    encoder_hidden_states = encode_tokens(base, cache.input_ids[prompt]).hidden if cache.hidden is None else cache.hidden[prompt]
-    model_pred = base.unet(noisy_latents, timesteps, encoder_hidden_states.to(noisy_latents.dtype)).sample
-    velocity = base.noise_scheduler.config.prediction_type == 'v_prediction'
-    target = base.noise_scheduler.get_velocity(latents, noise, timesteps) if velocity else noise
->>>>>>> data
 
 # %% ../nbs/07_loss.ipynb #266128fa
 def look_up_latents(
