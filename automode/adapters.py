@@ -7,7 +7,7 @@ __all__ = ['UNET_TARGETS', 'TEXT_ENCODER_TARGETS', 'RESNET_TARGETS', 'CONV_TARGE
            'target_layers', 'check_adapter', 'check_ranks', 'adapter_config', 'add_adapter', 'adapter_layers',
            'start_from_principal', 'LoraProduct', 'FastLinear', 'FastConv2d', 'speed_up', 'slow_down']
 
-# %% ../nbs/06_adapters.ipynb #2cc28f2e
+# %% ../nbs/06_adapters.ipynb #fdd2ef34
 import math
 from contextlib import nullcontext
 
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from .core import Problem, quiet, set_seed
 
-# %% ../nbs/06_adapters.ipynb #4e0316d2
+# %% ../nbs/06_adapters.ipynb #6e6d2748
 UNET_TARGETS = ['to_q', 'to_k', 'to_v', 'to_out.0', 'proj_in', 'proj_out', 'ff.net.0.proj', 'ff.net.2']
 TEXT_ENCODER_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2']
 RESNET_TARGETS = ['time_emb_proj', 'conv_shortcut']                    # kohya gives these the rank of the linear layers
@@ -40,7 +40,7 @@ def target_layers(
     ends = TEXT_ENCODER_TARGETS if not is_unet(model) else UNET_TARGETS + (RESNET_TARGETS + CONV_TARGETS)*conv
     return {n: m for n, m in model.named_modules() if any(f'.{n}'.endswith(f'.{o}') for o in ends)}
 
-# %% ../nbs/06_adapters.ipynb #d0fbd479
+# %% ../nbs/06_adapters.ipynb #8465bb49
 KINDS = 'lora', 'loha', 'lokr'
 STARTS = 'default', 'gaussian', 'pissa'
 
@@ -63,7 +63,8 @@ def check_adapter(
     if not 0 <= dropout < 1: raise Problem(f"dropout is {dropout}; it must be at least 0 and below 1")
     extras = dict(use_dora=use_dora, use_rslora=use_rslora, dropout=dropout, init=init != 'default')
     wrong = [k for k, v in extras.items() if v]
-    if kind != 'lora' and wrong: raise Problem(f"{wrong[0]} goes with kind lora alone, not with {kind}; leave one of them out")
+    if kind != 'lora' and wrong:
+        raise Problem(f"{wrong[0]} goes with kind lora alone, not with {kind}; leave one of them out")
     if use_dora and init == 'pissa': raise Problem("use_dora and init pissa do not go together; leave one of them out")
 
 def check_ranks(
@@ -84,7 +85,7 @@ def _is_conv(
     "Tell the layers that have a rank of their own"
     return any(f'.{name}'.endswith(f'.{o}') for o in CONV_TARGETS)
 
-# %% ../nbs/06_adapters.ipynb #0a3c27a0
+# %% ../nbs/06_adapters.ipynb #dded7545
 def adapter_config(
     model, # A unet or a text encoder
     rank:int, # Rank of the change
@@ -109,7 +110,7 @@ def adapter_config(
     return LoraConfig(lora_alpha=alpha, lora_dropout=dropout, use_dora=use_dora, use_rslora=use_rslora,
                       init_lora_weights='gaussian' if init == 'gaussian' else True, **common)
 
-# %% ../nbs/06_adapters.ipynb #9037111b
+# %% ../nbs/06_adapters.ipynb #27247ddb
 def add_adapter(
     model, # A unet or a text encoder
     rank:int=16, # Rank of the change, 1 or more
@@ -143,7 +144,7 @@ def adapter_layers(
     "The layers of `model` that have an adapter"
     return {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
 
-# %% ../nbs/06_adapters.ipynb #73791e78
+# %% ../nbs/06_adapters.ipynb #2aa01209
 @torch.no_grad()
 def start_from_principal(
     model, # A model with a LoRA that has not been trained
@@ -158,7 +159,7 @@ def start_from_principal(
         layer.start = A.detach().float().cpu().clone(), B.detach().float().cpu().clone()
         weight.data = (matrix - scale * B.flatten(1) @ A.flatten(1)).view(weight.shape).to(weight.dtype)
 
-# %% ../nbs/06_adapters.ipynb #a15096e2
+# %% ../nbs/06_adapters.ipynb #25c3406e
 def _layer(
     x:torch.Tensor, # `(..., in)`, or `(n, in, h, w)` for a convolution
     weight:torch.Tensor, # `(out, in)`
@@ -189,7 +190,7 @@ def _add_layer(
     y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.T, alpha=scale)
     return y
 
-# %% ../nbs/06_adapters.ipynb #a4f2026d
+# %% ../nbs/06_adapters.ipynb #bb7c28aa
 class LoraProduct(torch.autograd.Function):
     "A frozen layer and its LoRA in one: `x (weight + scale B A)^T + bias`"
     @staticmethod
@@ -221,7 +222,7 @@ class LoraProduct(torch.autograd.Function):
         if need_B: dB = _outer(dy, _layer(x, a, None, conv) if h is None else h, conv).to(B.dtype).mul_(scale).view(B.shape)
         return dx, None, None, dA, dB, None, None
 
-# %% ../nbs/06_adapters.ipynb #bd3a4a0a
+# %% ../nbs/06_adapters.ipynb #987af7d3
 def _plain_adapter(
     layer, # PEFT's layer
 ) -> str|None: # The name of its adapter, when there is one active and it is a plain LoRA
@@ -257,16 +258,16 @@ class FastConv2d(LoraConv2d):
     "PEFT's 1x1 convolution with a LoRA, computed by `LoraProduct`"
     forward = _fast_forward
 
-# %% ../nbs/06_adapters.ipynb #2e8a28b0
+# %% ../nbs/06_adapters.ipynb #63381250
 def _qualifies(
     layer, # PEFT's layer
 ) -> bool: # Can `LoraProduct` compute it?
-    "A linear layer or a plain 1x1 convolution, frozen, in a floating-point type, with a LoRA that has no dropout and is no DoRA"
+    "Tell whether it is a linear layer or a 1x1 convolution, frozen and not quantised, with a LoRA without dropout and DoRA"
     base = layer.base_layer
     if type(base) not in (torch.nn.Linear, torch.nn.Conv2d) or type(base.weight.data) is not torch.Tensor: return False
     if not base.weight.is_floating_point() or any(p.requires_grad for p in base.parameters(recurse=False)): return False
-    if type(base) is torch.nn.Conv2d and (base.kernel_size, base.stride, base.padding, base.groups) != ((1, 1), (1, 1), (0, 0), 1):
-        return False
+    shape = (base.kernel_size, base.stride, base.padding, base.groups) if type(base) is torch.nn.Conv2d else None
+    if shape not in (None, ((1, 1), (1, 1), (0, 0), 1)): return False
     return not layer.lora_variant and all(isinstance(o, torch.nn.Identity) for o in layer.lora_dropout.values())
 
 def speed_up(
