@@ -284,7 +284,8 @@ def describe(
 ) -> str: # Three or four lines
     "What a person reads before a run"
     job, n, memory = self.job, self.job.batch_size * self.job.accumulation, self.memory
-    of = f" (this {'computer' if job.device.type == 'cpu' else 'GPU'} has {_gb(room.free)} free for it)" if room else ''
+    kind = 'computer' if job.device.type == 'cpu' else 'GPU'
+    of = f' (this {kind} has {_gb(room.free)} free for it)' if room else ''
     first = self.while_encoding > sum(memory.values())
     parts = f'while it encodes the pictures, then {_gb(sum(memory.values()))}' if first else _shares(memory)
     lines = [f'needs about {_gb(self.peak)}{of}: {parts}',
