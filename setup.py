@@ -33,7 +33,7 @@ setuptools.setup(
     packages=setuptools.find_packages(include=[lib, lib + '.*']),
     package_data={lib: ['data/**/*']},
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={o: shlex.split(cfg[f'{o}_requirements']) for o in ('dev', 'optim')},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     long_description=long_description(),
     long_description_content_type='text/markdown',

@@ -160,11 +160,11 @@ def _check_prompts(
 
 # %% ../nbs/06_check.ipynb #4c7761a8
 def read_resolution(
-    base:str|Path, # `starter`, a diffusers folder, a single `.safetensors` file, or a Hugging Face id
+    base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
 ) -> int: # Edge of a square, in pixels
     "The resolution that a base model was trained at, without loading it"
     path = find_model(base, 'base')
-    if isinstance(path, Path) and path.is_file(): return 768 if _context_width(path) == 1024 else 512
+    if isinstance(path, Path) and path.is_file(): return _file_resolution(path)
     unet, vae = (_read_config(path, o, base) for o in ('unet', 'vae'))
     try: return unet['sample_size']*2**(len(vae['block_out_channels']) - 1)
     except (KeyError, TypeError): raise Problem(f"'{base}' does not say its resolution; give one with --resolution") from None
@@ -180,26 +180,35 @@ def _read_config(
         from huggingface_hub import hf_hub_download
         return read_json(hf_hub_download(path, f'{part}/config.json'))
 
-def _context_width(
-    path:Path, # A `.safetensors` file
-) -> int|None: # Width of what the unet reads from the text encoder: 768 in Stable Diffusion 1.x, 1024 in 2.x
-    "Read one shape from the header of a checkpoint"
-    try:
-        with open(path, 'rb') as file: header = json.loads(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
-    except ValueError: raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
-    return next((o['shape'][-1] for name, o in header.items() if name.endswith('attn2.to_k.weight')), None)
+def _file_resolution(
+    path:Path, # A `.safetensors` or `.ckpt` file
+) -> int: # Edge of a square, in pixels
+    "What the metadata says, or 1024 for SDXL, whose unet reads texts of width 2048, and 512 for the others"
+    if path.suffix == '.safetensors':
+        try:
+            with open(path, 'rb') as file: header = json.loads(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
+        except ValueError: raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
+        said = re.match(r'\d+', header.pop('__metadata__', {}).get('modelspec.resolution', ''))
+        if said: return int(said[0])
+        widths = {name: o['shape'][-1] for name, o in header.items() if o['shape']}
+    else:
+        from automode.ckpt import read_tensors
+        widths = {name: o.shape[-1] for name, o in read_tensors(path)[0].items() if o.ndim}
+    return 1024 if 2048 in {o for name, o in widths.items() if name.endswith('attn2.to_k.weight')} else 512
 
 # %% ../nbs/06_check.ipynb #976e253b
 def load_tokenizer(
-    base:str|Path, # `starter`, a diffusers folder, a single `.safetensors` file, or a Hugging Face id
+    base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
 ) -> Any: # A `CLIPTokenizer`
-    "The tokenizer of a base model, without the model; a single file has the one of Stable Diffusion 1.5"
+    "The tokenizer of a base model, without the model; a single file has CLIP's, or its own in the folder beside it"
     path = find_model(base, 'base')
-    local = isinstance(path, Path) and path.is_dir()
-    if isinstance(path, Path) and not local: path = 'stable-diffusion-v1-5/stable-diffusion-v1-5'
-    with loading(base if local else path, 'base'):
+    with loading(base, 'base'):
         from transformers import CLIPTokenizer
-        if local: return CLIPTokenizer.from_pretrained(path/'tokenizer')
+        if isinstance(path, Path):
+            folder = (path.with_suffix('') if path.is_file() else path)/'tokenizer'
+            if path.is_dir() or folder.exists(): return CLIPTokenizer.from_pretrained(folder)
+            from automode.families import clip_tokenizer
+            return clip_tokenizer()
         from huggingface_hub import hf_hub_download
         hf_hub_download(path, 'tokenizer/tokenizer_config.json') # without a network this fails once, and not for every file
         return CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')

@@ -25,13 +25,15 @@ from .models import read_pipeline
 
 # %% ../nbs/08_generate.ipynb #01446d82
 def open_base(
-    base:str|Path='starter', # `starter`, a folder, or a Hugging Face id
+    base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
     dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
+    prediction_type:str|None=None, # `epsilon` or `v_prediction`; None takes what the model says
 ) -> DiffusionPipeline: # The base model's own pipeline
-    "Open `base`, and only from safetensors"
+    "Open `base`, and run nothing that comes with it"
     device = pick_device(device)
-    with loading(base, 'base'): pipeline = read_pipeline(find_model(base, 'base'), pick_dtype(device, dtype))
+    with loading(base, 'base'):
+        pipeline = read_pipeline(find_model(base, 'base'), pick_dtype(device, dtype), prediction_type)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.drawn_with = dict(base=base)
     return pipeline.to(device)
@@ -83,15 +85,16 @@ def put_lora(
 
 # %% ../nbs/08_generate.ipynb #04dbca2d
 def load_pipeline(
-    base:str|Path='starter', # `starter`, a folder, or a Hugging Face id
+    base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     lora:str|Path|None=None, # A `.safetensors` file, a run folder, or a Hugging Face id
     lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
     device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
     dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
+    prediction_type:str|None=None, # `epsilon` or `v_prediction`; None takes what the model says
 ) -> DiffusionPipeline: # Ready to draw
     "A base model with a LoRA on it, as a diffusers pipeline"
     if lora is not None: lora = find_lora(lora)
-    pipeline = open_base(base, device, dtype)
+    pipeline = open_base(base, device, dtype, prediction_type)
     return pipeline if lora is None else put_lora(pipeline, lora, lora_scale)
 
 # %% ../nbs/08_generate.ipynb #8c523670
@@ -187,7 +190,7 @@ def _settings(
 # %% ../nbs/08_generate.ipynb #b2b3af38
 def generate(
     prompts:str|list[str], # What to draw, one prompt or several
-    base:str|Path='starter', # `starter`, a folder, or a Hugging Face id
+    base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     lora:str|Path|None=None, # A `.safetensors` file, a run folder, or a Hugging Face id
     lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
     seed:int=0, # Seed of the first picture of each prompt; the next one has the next seed
@@ -201,11 +204,12 @@ def generate(
     pipeline:DiffusionPipeline|None=None, # From `load_pipeline`, to draw several times; in place of `base` and `lora`
     device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
     dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
+    prediction_type:str|None=None, # `epsilon` or `v_prediction`; None takes what the base model says
 ) -> list[Image.Image]: # `num_images` for the first prompt, then for the second, and so on
     "Draw `prompts` with a base model and a LoRA"
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or num_images < 1: raise Problem('there is nothing to draw; give a prompt, and 1 or more pictures')
-    pipeline = pipeline or load_pipeline(base, lora, lora_scale, device, dtype)
+    pipeline = pipeline or load_pipeline(base, lora, lora_scale, device, dtype, prediction_type)
     settings = _settings(pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
                          negative_prompt=negative_prompt, resolution=resolution)
     for o in prompts:
@@ -262,7 +266,7 @@ def sheet(
 # %% ../nbs/08_generate.ipynb #191c243d
 def compare(
     prompts:str|list[str], # What to draw, one prompt or several
-    base:str|Path='starter', # `starter`, a folder, or a Hugging Face id
+    base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     lora:str|Path|None=None, # A `.safetensors` file, a run folder, or a Hugging Face id
     seed:int=0, # Seed of the first picture of each prompt
     num_images:int=1, # Pictures for each prompt
@@ -276,7 +280,8 @@ def compare(
     "Draw the same prompts from the same seeds without and with the LoRA"
     if lora is None and pipeline is None: raise Problem("there is no LoRA to compare with; give one")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    pipeline = pipeline or load_pipeline(base, lora, lora_scale, settings.get('device'), settings.get('dtype'))
+    wanted = {o: settings.get(o) for o in ('device', 'dtype', 'prediction_type')}
+    pipeline = pipeline or load_pipeline(base, lora, lora_scale, **wanted)
     draw = lambda: generate(prompts, seed=seed, num_images=num_images, pipeline=pipeline, **settings)
     pipeline.disable_lora()
     try: without = draw()
