@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['make_key', 'digest_file', 'digest_weights', 'Store', 'cache_path', 'clean_cache']
 
-# %% ../nbs/07_cache.ipynb #10a4c53b
+# %% ../nbs/07_cache.ipynb #1205ce27
 import hashlib, json, os, re, tempfile, time, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError

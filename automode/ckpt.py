@@ -44,16 +44,16 @@ def _parameter(
     "A parameter is a tensor to us"
     return data
 
-# %% ../nbs/05_ckpt.ipynb #8974b736
-_kinds = dict(Double='float64', Float='float32', Half='float16', BFloat16='bfloat16', Long='int64', Int='int32', Short='int16',
-              Char='int8', Byte='uint8', Bool='bool')
+# %% ../nbs/05_ckpt.ipynb #d9bc4262
+_kinds = dict(Double='float64', Float='float32', Half='float16', BFloat16='bfloat16', Long='int64', Int='int32',
+              Short='int16', Char='int8', Byte='uint8', Bool='bool')
 _known = {'collections.OrderedDict': OrderedDict, 'torch.Size': tuple,
           'torch._utils._rebuild_tensor_v2': _tensor, 'torch._utils._rebuild_parameter': _parameter,
           **{f'{module}.{o.__name__}': o for module in ('builtins', '__builtin__') for o in (dict, list, set, tuple)},
           **{f'torch.{name}Storage': getattr(torch, dtype) for name, dtype in _kinds.items()},
           **{f'torch.{dtype}': getattr(torch, dtype) for dtype in _kinds.values()}}
 
-# %% ../nbs/05_ckpt.ipynb #cfd9485f
+# %% ../nbs/05_ckpt.ipynb #8aa2be77
 class _Leftover:
     "Stands in for what a trainer left in the file: takes anything, does nothing"
     def __new__(cls, *args, **kwargs): return super().__new__(cls)
@@ -61,15 +61,17 @@ class _Leftover:
     def append(self, value): pass
     def extend(self, values): pass
 
-_leftovers = {*(f'{o}.callbacks.{p}ModelCheckpoint' for o in ('pytorch_lightning', 'lightning.pytorch') for p in ('', 'model_checkpoint.')),
+_leftovers = {*(f'{o}.callbacks.{p}ModelCheckpoint' for o in ('pytorch_lightning', 'lightning.pytorch')
+                for p in ('', 'model_checkpoint.')),
               *(f'numpy.{o}.multiarray.{p}' for o in ('core', '_core') for p in ('scalar', '_reconstruct')),
-              'numpy.dtype', 'numpy.ndarray', '_codecs.encode', 'argparse.Namespace', 'pytorch_lightning.utilities.parsing.AttributeDict',
+              'numpy.dtype', 'numpy.ndarray', '_codecs.encode', 'argparse.Namespace',
+              'pytorch_lightning.utilities.parsing.AttributeDict',
               'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib._local.PosixPath', 'pathlib._local.WindowsPath'}
 
-# %% ../nbs/05_ckpt.ipynb #c78431fd
+# %% ../nbs/05_ckpt.ipynb #bcf7443c
 _steps_gone = {pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER}
 
-class _Unpickler(pickle._Unpickler): # the one in Python: its steps can be changed, and what it reads cannot make it reserve memory
+class _Unpickler(pickle._Unpickler): # the one in Python: its steps can be changed, and it reserves no memory on demand
     "Reads tensors and plain containers, and nothing else"
     dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if bytes([k]) not in _steps_gone}
 
@@ -85,13 +87,13 @@ class _Unpickler(pickle._Unpickler): # the one in Python: its steps can be chang
 
     def persistent_load(self, pid):
         kind, dtype, key, _, num = pid[:5]
-        if kind != 'storage' or not isinstance(dtype, torch.dtype) or self.storage is None: raise ValueError('it names no storage')
+        if kind != 'storage' or not isinstance(dtype, torch.dtype): raise ValueError('it names no storage')
         return _Storage(dtype, self.storage(str(key), int(num) * dtype.itemsize))
 
     def load_build(self): self.stack.pop()
     dispatch[pickle.BUILD[0]] = load_build
 
-# %% ../nbs/05_ckpt.ipynb #3c8d4859
+# %% ../nbs/05_ckpt.ipynb #b770c12e
 def _read_zip(
     path:Path, # A zip archive
 ) -> Any: # What its pickle describes
@@ -99,8 +101,10 @@ def _read_zip(
     with zipfile.ZipFile(path) as archive:
         files = {o.filename.partition('/')[2]: o for o in archive.infolist()}
         if 'data.pkl' not in files: raise ValueError('it is an archive of something else')
-        if any(o.compress_type or o.file_size != o.compress_size for o in files.values()): raise ValueError('it is compressed')
-        if 'byteorder' in files and archive.read(files['byteorder']) != b'little': raise ValueError('its bytes are in another order')
+        if any(o.compress_type or o.file_size != o.compress_size for o in files.values()):
+            raise ValueError('it is compressed')
+        if 'byteorder' in files and archive.read(files['byteorder']) != b'little':
+            raise ValueError('its bytes are in another order')
         code = archive.open(files['data.pkl'])
         whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
 
@@ -108,11 +112,12 @@ def _read_zip(
             found = files[f'data/{key}']
             archive.fp.seek(found.header_offset + 26)
             start = found.header_offset + 30 + sum(int.from_bytes(archive.fp.read(2), 'little') for _ in range(2))
-            if not 0 <= size <= found.file_size or start + size > whole.nbytes(): raise ValueError('it is shorter than it says')
+            if not 0 <= size <= found.file_size or start + size > whole.nbytes():
+                raise ValueError('it is shorter than it says')
             return whole[start:start+size]
         return _Unpickler(code, storage).load()
 
-# %% ../nbs/05_ckpt.ipynb #04a8a6ef
+# %% ../nbs/05_ckpt.ipynb #fc9bf90e
 _magic = 0x1950a86a20f9469cfc6c
 
 def _read_legacy(
@@ -127,7 +132,8 @@ def _read_legacy(
 
     def storage(key, num):
         if key not in storages:
-            if not 0 <= num <= size - sum(o.nbytes() for o in storages.values()): raise ValueError('it is shorter than it says')
+            if not 0 <= num <= size - sum(o.nbytes() for o in storages.values()):
+                raise ValueError('it is shorter than it says')
             storages[key] = torch.UntypedStorage(num)
         return storages[key]
     found = _Unpickler(file, storage).load()
@@ -156,7 +162,7 @@ def _read_pickle(
     if isinstance(found.get('state_dict'), dict): found = found['state_dict']
     return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}, {}
 
-# %% ../nbs/05_ckpt.ipynb #fe7a107d
+# %% ../nbs/05_ckpt.ipynb #9f075fb1
 def read_tensors(
     path:str|Path, # A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file
 ) -> tuple[dict[str,torch.Tensor], dict[str,str]]: # Tensors under their names, and the metadata of a `.safetensors`
@@ -166,11 +172,12 @@ def read_tensors(
     pickled = start == b'PK\x03\x04' or start[:1] == b'\x80'
     try: tensors, metadata = _read_pickle(path, start) if pickled else _read_safetensors(path)
     except Problem as e:
-        raise Problem(f"'{path}' is not opened: {e}; get the model as a .safetensors file, from people whom you trust") from None
+        raise Problem(f"'{path}' is not opened: {e}; "
+                      "get the model as a .safetensors file, from people whom you trust") from None
     except OSError as e:
         if e.errno is not None: raise
         raise _unreadable(path, e) from e
-    except Exception as e: raise _unreadable(path, e) from e                                 # a broken pickle can raise anything
+    except Exception as e: raise _unreadable(path, e) from e                       # a broken pickle can raise anything
     if not tensors: raise Problem(f"'{path}' holds no weights; give the file of a model")
     return tensors, metadata
 

@@ -7,25 +7,26 @@ __all__ = ['commands', 'command', 'given', 'look_first', 'PlainOutput', 'read_re
            'caption', 'check', 'captions', 'convert', 'train', 'generate', 'run', 'demo', 'dreambooth', 'sentence',
            'overview', 'run_command', 'main']
 
-# %% ../nbs/13_cli.ipynb #28727d57
+# %% ../nbs/13_cli.ipynb #6abb0952
 import os, signal, sys, warnings
 from difflib import get_close_matches
 from typing import Callable, Iterable
 
 from . import __version__
 from .core import Problem, find_model, make_printable, read_rows
-from .flags import make_parser
+from .flags import Place, make_parser
 
-# %% ../nbs/13_cli.ipynb #c54e68ba
+# %% ../nbs/13_cli.ipynb #a0221015
 commands = {}
 
 def command(
     example:str, # How it is used
     stopped:str, # What to say when it is stopped with Ctrl-C
+    settings:bool=False, # Are the settings of a training run flags of it?
 ) -> Callable: # A decorator
     "Enter a function in the list of commands"
     def add(function):
-        commands[function.__name__] = function, example, stopped
+        commands[function.__name__] = function, example, stopped, settings
         return function
     return add
 
@@ -34,7 +35,8 @@ def given(
     *but:str, # Names to leave out
 ) -> dict: # What the user gave
     "The flags that were given"
-    return {k: v for k, v in flags.items() if v is not None and k not in but}
+    flags = {k: v for k, v in flags.items() if k not in but} | flags.get('settings', {})
+    return {k: v for k, v in flags.items() if v is not None and k != 'settings'}
 
 # %% ../nbs/13_cli.ipynb #096ddfac
 def look_first(
@@ -152,13 +154,13 @@ def caption(
     if counts['kept']: print(f"{counts['kept']} captions stay as a person wrote, accepted or changed them")
     close(f"captioned {counts['captioned']}, skipped {counts['skipped']}", read_reasons(dataset.folder), strict)
 
-# %% ../nbs/13_cli.ipynb #a0188534
+# %% ../nbs/13_cli.ipynb #1d626188
 @command("""automode check holiday
   automode check holiday --base CompVis/stable-diffusion-v1-4 --token tiantian --class_word rabbit --strict""",
          'nothing was changed')
 def check(
     dataset:str, # Folder of pictures, captioned or not
-    base:str='starter', # The base model to train on: starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
+    base:str='starter', # The base model to train on: starter, a folder, a file, or a Hugging Face id
     resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
     token:str|None=None, # Rare word that names the subject
     class_word:str|None=None, # What kind of thing the subject is
@@ -253,37 +255,33 @@ def convert(
     print(done)
     if strict and done.rejected: sys.exit(1)
 
-# %% ../nbs/13_cli.ipynb #d07c6d61
-@command('automode train holiday --base starter --out run --max_train_steps 600', 'the same command goes on from there')
+# %% ../nbs/13_cli.ipynb #134b5f3b
+@command("""automode train holiday --base starter --out run --max_train_steps 600
+  automode train tiantian --token tiantian --class_word rabbit --class_images rabbits --out tiantian-lora
+  automode train --config run/config.json --out again
+  accelerate launch --multi_gpu --num_processes 2 -m automode.cli train holiday --out run""",
+         'the same command goes on from there', settings=True)
 def train(
-    pictures:str, # Folder of captioned pictures
-    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
-    out:str='run', # Folder for the run
+    pictures:Place='', # Folder of captioned pictures; any pictures when a --token is given
+    base:str|None=None, # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id (default: starter)
+    out:str='run', # Folder for the run; one that was stopped goes on
     name:str|None=None, # Name of the LoRA file; the last part of --out when not given
-    max_train_steps:int|None=None, # Steps; chosen from the number of pictures when not given
-    batch_size:int|None=None, # Pictures in a step
-    rank:int|None=None, # Rank of the LoRA: larger learns more, and makes a larger file
-    alpha:float|None=None, # The LoRA counts alpha/rank; the same as rank when not given
-    learning_rate:float|None=None, # Length of a step
-    resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
-    seed:int|None=None, # Seed of everything random
-    save_every_steps:int|None=None, # Keep a checkpoint every so many steps; 0 keeps none but the last
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing the subject is
-    train_text_encoder:bool=False, # Train the text encoder too
-    flip_p:float|None=None, # Share of pictures that are mirrored, 0 to 1
     class_images:str|None=None, # Folder of pictures of other things of that class, for prior preservation
-    gradient_accumulation_steps:int|None=None, # Batches in a step, where a large batch does not fit
-    lr_scheduler:str|None=None, # constant, linear, cosine: how the learning rate falls
-    mixed_precision:str|None=None, # no, fp16, bf16; chosen by the device when not given
+    config:str|None=None, # config.json of another run: its settings, where no flag says otherwise
     strict:bool=False, # End with 1 when a picture was rejected
     device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    **settings,
 ) -> None:
     "Train a LoRA on a folder of captioned pictures"
-    look_first(pictures, captioned=not (token or class_word), base=base)
+    from automode.config import read_settings_of
+    flags = (read_settings_of(config) if config else {}) | given(locals(), 'config', 'strict', 'read_settings_of', 'out')
+    pictures = flags.pop('pictures') or flags.get('dataset')
+    if not pictures: raise Problem('PICTURES is missing; give a folder of captioned pictures: automode train holiday')
+    flags |= dict(dataset=pictures, base=flags.get('base', 'starter'))
+    look_first(pictures, captioned=not (flags.get('token') or flags.get('class_word')), base=flags['base'])
     from automode.train import train as train_lora
-    run = train_lora(pictures, **given(locals(), 'pictures', 'train_lora', 'strict'))
-    print(f'Next: automode generate --base {base} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
+    run = train_lora(**flags, out=out)
+    print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
     close_run(run, strict)
 
 # %% ../nbs/13_cli.ipynb #7845caaf
@@ -311,8 +309,8 @@ def generate(
     images = draw(prompt, **given(locals(), 'prompt', 'draw'))
     print(f"{len(images)} picture{'s'*(len(images) > 1)} in {out}")
 
-# %% ../nbs/13_cli.ipynb #460d480f
-@command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there')
+# %% ../nbs/13_cli.ipynb #8486dc70
+@command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there', settings=True)
 def run(
     pictures:str, # Folder of pictures
     captioner:str='starter', # starter, a folder, or a Hugging Face id such as Salesforce/blip-image-captioning-large
@@ -320,21 +318,10 @@ def run(
     out:str='out', # Folder for everything: dataset, run, before_after.png, report.html
     prompt:str|None=None, # Beginning of every caption
     name:str|None=None, # Name of the LoRA file
-    max_train_steps:int|None=None, # Steps; chosen from the number of pictures when not given
-    batch_size:int|None=None, # Pictures in a training step
-    rank:int|None=None, # Rank of the LoRA
-    alpha:float|None=None, # The LoRA counts alpha/rank
-    learning_rate:float|None=None, # Length of a step
-    resolution:int|None=None, # Edge of the pictures in pixels
-    seed:int|None=None, # Seed of everything random
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing the subject is
-    save_every_steps:int|None=None, # Keep a checkpoint, and draw samples, every so many steps
-    train_text_encoder:bool=False, # Train the text encoder too
-    flip_p:float|None=None, # Share of pictures that are mirrored, 0 to 1
     background:str|None=None, # Colour behind transparent pictures (default: white)
     strict:bool=False, # End with 1 when a picture was rejected
     device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    **settings,
 ) -> None:
     "Do it all: caption the pictures, train a LoRA, draw without and with it, write a report"
     look_first(pictures, captioner=captioner, base=base)
@@ -427,7 +414,7 @@ def _prepare() -> None:
     if not isinstance(sys.stdout, PlainOutput): sys.stdout = PlainOutput(sys.stdout)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 
-# %% ../nbs/13_cli.ipynb #84096757
+# %% ../nbs/13_cli.ipynb #a8e349b7
 def _close_bars() -> None:
     "End the line of each progress bar that an error left open"
     if 'tqdm' in sys.modules:
@@ -444,9 +431,10 @@ def run_command(
         hint = f'; did you mean {near[0]}?' if near else ''
         text = f"automode: there is no command '{args[0]}'{hint}\nThe commands: automode --help"
         return print(text, file=sys.stderr) or 2
-    function, example, stopped = commands[args[0]]
+    function, example, stopped, settings = commands[args[0]]
     try:
-        flags = make_parser(function, f'automode {args[0]}', example).parse_args(args[1:])
+        if settings: from automode.config import TrainConfig as settings
+        flags = make_parser(function, f'automode {args[0]}', example, settings or None).parse_args(args[1:])
         _prepare()
         function(**vars(flags))
     except SystemExit as e: return e.code or 0

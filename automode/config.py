@@ -14,7 +14,7 @@ from typing import Any
 
 from .core import Problem, read_json
 
-# %% ../nbs/07_config.ipynb #453f2d12
+# %% ../nbs/07_config.ipynb #7ec61069
 KINDS = dict(adapter=('lora', 'loha', 'lokr'), init=('default', 'pissa'), loss=('l2', 'huber'), quantize=(None, 'nf4', 'int8'),
              prediction_type=(None, 'epsilon', 'v_prediction'), mixed_precision=(None, 'no', 'fp16', 'bf16'),
              cache=('disk', 'memory'), log_with=(None, 'tensorboard', 'wandb'),
@@ -69,7 +69,7 @@ class TrainConfig:
     quantize:str|None=None # Hold the frozen base in `nf4` or `int8` (bitsandbytes)
     cache:str='disk' # Where encoded pictures are kept for the next run: `disk`, or `memory` for not at all
     num_validation:int|None=None # Pictures held out to measure by (left open: none of under 8, else a tenth, 16 at most)
-    validate_every_steps:int|None=None # Steps between validation losses (left open: a tenth of the run)
+    validate_every_steps:int|None=None # Steps between validation losses (left open: a tenth of the run, or more in a short one)
     save_every_steps:int|None=None # Steps between checkpoints, 0 for one at the end only (left open: a quarter of the run)
     keep_checkpoints:int|None=None # Newest checkpoints that are kept, 0 for all (left open: all that were asked for, or two)
     log_every_steps:int=10 # Steps between rows of `metrics.jsonl`
@@ -146,7 +146,7 @@ def choose_steps(
     "Steps for about 150 looks at each picture, within reason"
     return max(1, round(min(max(150 * num_images, 1200), 6000) / samples_a_step))
 
-# %% ../nbs/07_config.ipynb #f0fd05f5
+# %% ../nbs/07_config.ipynb #e0b8c7c5
 def fill_in(
     config:TrainConfig, # Changed in place
     num_images:int, # Pictures to train on
@@ -160,13 +160,13 @@ def fill_in(
     memory = torch.cuda.get_device_properties(base.device).total_memory / 2**30 if base.device.type == 'cuda' else None
     if config.resolution is None: config.resolution = base.resolution
     if config.batch_size is None: config.batch_size = choose_batch_size(num_images, num_weights, memory)
-    if config.max_train_steps is None:
-        config.max_train_steps = choose_steps(num_images, config.batch_size * config.gradient_accumulation_steps * processes)
+    samples_a_step = config.batch_size * config.gradient_accumulation_steps * processes
+    if config.max_train_steps is None: config.max_train_steps = choose_steps(num_images, samples_a_step)
     if config.learning_rate is None: config.learning_rate = usual_learning_rate(config.optimizer, choose_learning_rate(num_weights))
     if config.lr_scheduler is None: config.lr_scheduler = usual_lr_scheduler(config.optimizer)
     if config.text_encoder_lr is None:
         config.text_encoder_lr = config.learning_rate if config.optimizer == 'prodigy' else config.learning_rate / 2
     if config.keep_checkpoints is None: config.keep_checkpoints = 2 if config.save_every_steps is None else 0
     if config.save_every_steps is None: config.save_every_steps = max(1, -(-config.max_train_steps // 4))
-    if config.validate_every_steps is None: config.validate_every_steps = max(1, -(-config.max_train_steps // 10))
+    if config.validate_every_steps is None: config.validate_every_steps = max(-(-config.max_train_steps // 10), -(-110 // samples_a_step))
     return config

@@ -20,12 +20,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from .ckpt import read_tensors
 from .core import Problem, data_path, read_json, write_json
 
-# %% ../nbs/05_families.ipynb #7d5cbbf5
+# %% ../nbs/05_families.ipynb #1aacaa43
 FAMILIES = dict(sd_v1='Stable Diffusion 1.x', sd_v2='Stable Diffusion 2.x', sdxl='Stable Diffusion XL')
 
 _unet, _vae = 'model.diffusion_model.', 'first_stage_model.'
 _text = dict(sd_v1={'text_encoder': 'cond_stage_model.transformer.'}, sd_v2={'text_encoder': 'cond_stage_model.model.'},
-             sdxl={'text_encoder': 'conditioner.embedders.0.transformer.', 'text_encoder_2': 'conditioner.embedders.1.model.'})
+             sdxl={'text_encoder': 'conditioner.embedders.0.transformer.',
+                   'text_encoder_2': 'conditioner.embedders.1.model.'})
 
 def find_family(
     names:Any, # Names of the tensors
@@ -34,13 +35,16 @@ def find_family(
     has = lambda start: any(o.startswith(start) for o in names)
     found = next((k for k in ('sdxl', 'sd_v2', 'sd_v1') if all(map(has, _text[k].values()))), None)
     if found and has(_unet) and has(_vae): return found
-    if any('lora_' in o for o in names): raise Problem('it is a LoRA; give it as --lora, and the model that it was trained on as --base')
+    if any('lora_' in o for o in names):
+        raise Problem('it is a LoRA; give it as --lora, and the model that it was trained on as --base')
     if has('conditioner.embedders.0.model.'): raise Problem('it is the refiner of SDXL; give the base model')
-    if has('down_blocks.') or has('text_model.'): raise Problem('it is one part of a diffusers model; give the folder that has model_index.json')
+    if has('down_blocks.') or has('text_model.'):
+        raise Problem('it is one part of a diffusers model; give the folder that has model_index.json')
     lacks = [k for k, there in dict(unet=has(_unet), vae=has(_vae), text_encoder=found).items() if not there]
-    raise Problem(f"it lacks the {' and the '.join(lacks)} of a Stable Diffusion model; automode reads {', '.join(FAMILIES.values())}")
+    raise Problem(f"it lacks the {' and the '.join(lacks)} of a Stable Diffusion model; "
+                  f"automode reads {', '.join(FAMILIES.values())}")
 
-# %% ../nbs/05_families.ipynb #c75cd216
+# %% ../nbs/05_families.ipynb #052d621b
 def _count(
     names:Any, # Names of tensors
     pattern:str, # A regular expression around a number
@@ -63,13 +67,14 @@ def unet_config(
     depths, in_the_middle = [depth(o[0]) for o in levels], depth('middle_block')
     reader = next(k for k in shapes if k.endswith('.attn2.to_k.weight'))
     config = dict(
-        in_channels=shapes['input_blocks.0.0.weight'][1], out_channels=shapes['out.2.weight'][0], block_out_channels=channels,
+        in_channels=shapes['input_blocks.0.0.weight'][1], out_channels=shapes['out.2.weight'][0],
+        block_out_channels=channels,
         layers_per_block=len(levels[0]), cross_attention_dim=shapes[reader][1],
         down_block_types=['CrossAttnDownBlock2D' if o else 'DownBlock2D' for o in depths],
         up_block_types=['CrossAttnUpBlock2D' if o else 'UpBlock2D' for o in depths[::-1]],
         transformer_layers_per_block=[o or 1 for o in depths[:-1]] + [in_the_middle],
         use_linear_projection=len(shapes['middle_block.1.proj_in.weight']) == 2,
-        attention_head_dim=8 if family == 'sd_v1' else [o // 64 for o in channels])      # diffusers calls the number of heads so
+        attention_head_dim=8 if family == 'sd_v1' else [o // 64 for o in channels])  # diffusers calls the number of heads so
     return config | (_size_config(state, shapes) if family == 'sdxl' else {})
 
 def _size_config(
@@ -77,10 +82,12 @@ def _size_config(
     shapes:dict, # Shapes of the unet's
 ) -> dict: # The part of the configuration that only SDXL has
     "How the unet is told the size of a picture: six numbers, beside the prompt's summary"
-    width, pooled = shapes['label_emb.0.0.weight'][1], state[_text['sdxl']['text_encoder_2'] + 'text_projection'].shape[1]
-    return dict(addition_embed_type='text_time', addition_time_embed_dim=(width - pooled) // 6, projection_class_embeddings_input_dim=width)
+    width = shapes['label_emb.0.0.weight'][1]
+    pooled = state[_text['sdxl']['text_encoder_2'] + 'text_projection'].shape[1]
+    return dict(addition_embed_type='text_time', addition_time_embed_dim=(width - pooled) // 6,
+                projection_class_embeddings_input_dim=width)
 
-# %% ../nbs/05_families.ipynb #5f4e7c9e
+# %% ../nbs/05_families.ipynb #35995d52
 def vae_config(
     state:dict, # Tensors of the file
     family:str, # `sd_v1`, `sd_v2` or `sdxl`
@@ -90,7 +97,8 @@ def vae_config(
     levels = range(_count(shapes, r'encoder\.down\.(\d+)\.'))
     return dict(
         in_channels=shapes['encoder.conv_in.weight'][1], out_channels=shapes['decoder.conv_out.weight'][0],
-        latent_channels=shapes['decoder.conv_in.weight'][1], layers_per_block=_count(shapes, r'encoder\.down\.0\.block\.(\d+)\.'),
+        latent_channels=shapes['decoder.conv_in.weight'][1],
+        layers_per_block=_count(shapes, r'encoder\.down\.0\.block\.(\d+)\.'),
         block_out_channels=[shapes[f'encoder.down.{o}.block.0.conv2.weight'][0] for o in levels],
         down_block_types=['DownEncoderBlock2D' for _ in levels], up_block_types=['UpDecoderBlock2D' for _ in levels],
         mid_block_add_attention='encoder.mid.attn_1.q.weight' in shapes, use_quant_conv='quant_conv.weight' in shapes,
@@ -101,10 +109,12 @@ def clip_config(
     prefix:str, # Where the text encoder begins
 ) -> dict: # For `CLIPTextConfig`
     "Read a text encoder's configuration off its shapes"
-    shapes = {k.removeprefix(prefix).removeprefix('text_model.'): tuple(v.shape) for k, v in state.items() if k.startswith(prefix)}
+    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    shapes = {k.removeprefix('text_model.'): tuple(v.shape) for k, v in state.items()}
     openai = 'final_layer_norm.weight' in shapes
     tokens, positions, block, inner = (
-        ('embeddings.token_embedding.weight', 'embeddings.position_embedding.weight', 'encoder.layers', 'mlp.fc1.weight') if openai
+        ('embeddings.token_embedding.weight', 'embeddings.position_embedding.weight', 'encoder.layers', 'mlp.fc1.weight')
+        if openai
         else ('token_embedding.weight', 'positional_embedding', 'transformer.resblocks', 'mlp.c_fc.weight'))
     (vocab, width), layers = shapes[tokens], _count(shapes, re.escape(block) + r'\.(\d+)\.')
     if prefix == _text['sd_v2']['text_encoder']: layers = min(layers, 23)
@@ -140,7 +150,7 @@ def sample_size(
     if family == 'sd_v2' and prediction_type == 'v_prediction': return 96
     return dict(sd_v1=64, sd_v2=64, sdxl=128)[family]
 
-# %% ../nbs/05_families.ipynb #aaddd04a
+# %% ../nbs/05_families.ipynb #18b520c0
 def _byte_letters() -> list[str]: # One for each byte, in the vocabulary's order
     "How the vocabulary writes bytes: those that can be printed as they are, the others as letters of their own"
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -153,12 +163,13 @@ def clip_tokenizer(
     "The tokenizer of CLIP, from its list of pairs"
     lines = data_path('clip_tokenizer', 'merges.txt').read_text(encoding='utf-8').split('\n')[1:-1]
     letters = _byte_letters()
-    vocab = [*letters, *(o + '</w>' for o in letters), *(o.replace(' ', '') for o in lines), '<|startoftext|>', '<|endoftext|>']
-    made = CLIPTokenizer(vocab={o: n for n, o in enumerate(vocab)}, merges=[tuple(o.split(' ')) for o in lines], model_max_length=length)
-    made.pad_token = pad                                             # set late: a pad token named at the start is cut out of prompts
+    words = [*letters, *(o + '</w>' for o in letters), *(o.replace(' ', '') for o in lines), '<|startoftext|>', '<|endoftext|>']
+    made = CLIPTokenizer(vocab={o: n for n, o in enumerate(words)}, merges=[tuple(o.split(' ')) for o in lines],
+                         model_max_length=length)
+    made.pad_token = pad                                 # set late: a pad token named at the start is cut out of prompts
     return made
 
-# %% ../nbs/05_families.ipynb #88a737cc
+# %% ../nbs/05_families.ipynb #e1c2bb44
 def infer_configs(
     path:Path, # The file
     state:dict, # Its tensors
@@ -168,9 +179,11 @@ def infer_configs(
     "What the parts of a single file are, from its shapes and from the folder beside it"
     family = find_family(state)
     try:
-        configs = dict(unet=unet_config(state, family), vae=vae_config(state, family), scheduler=scheduler_config(state, metadata, prediction_type),
+        configs = dict(unet=unet_config(state, family), vae=vae_config(state, family),
+                       scheduler=scheduler_config(state, metadata, prediction_type),
                        **{part: clip_config(state, prefix) for part, prefix in _text[family].items()})
-    except (LookupError, StopIteration, ValueError) as e: raise Problem(f'it is not complete ({e} is missing); download it again') from e
+    except (LookupError, StopIteration, ValueError) as e:
+        raise Problem(f'it is not complete ({e} is missing); download it again') from e
     scale, predicts = 2 ** (len(configs['vae']['block_out_channels']) - 1), configs['scheduler']['prediction_type']
     configs['unet']['sample_size'] = sample_size(family, metadata, predicts, scale)
     configs['vae']['sample_size'] = configs['unet']['sample_size'] * scale
@@ -180,7 +193,7 @@ def infer_configs(
     if prediction_type: configs['scheduler']['prediction_type'] = prediction_type
     return configs
 
-# %% ../nbs/05_families.ipynb #02069836
+# %% ../nbs/05_families.ipynb #0c1083da
 def _make_tokenizer(
     beside:Path, # Its folder beside the file, if there is one
     config:dict, # Of the text encoder that it is for
@@ -206,10 +219,11 @@ def _make_text_encoder(
     weights = convert_ldm_clip_checkpoint(state) if openai else convert_open_clip_checkpoint(model, state, prefix)
     wrapped = hasattr(model, 'text_model')
     weights = {k if wrapped else k.removeprefix('text_model.'): v for k, v in weights.items()}
-    if lost := model.load_state_dict(weights, strict=False, assign=True).missing_keys: raise Problem(f'it lacks {lost[0]} of a text encoder')
+    lost = model.load_state_dict(weights, strict=False, assign=True).missing_keys
+    if lost: raise Problem(f'it lacks {lost[0]} of a text encoder; download it again')
     return model.eval()
 
-# %% ../nbs/05_families.ipynb #0ceddf12
+# %% ../nbs/05_families.ipynb #5c206346
 def _make_part(
     kind:type, # `UNet2DConditionModel` or `AutoencoderKL`
     state:dict, # Tensors of the file
@@ -221,7 +235,8 @@ def _make_part(
     with tempfile.TemporaryDirectory() as folder:
         write_json(Path(folder)/'config.json', config)
         try: return kind.from_single_file(state, config=folder, torch_dtype=dtype, local_files_only=True, **settings)
-        except NotImplementedError: raise Problem(f'it lacks weights of the {kind.__name__}') from None    # they stay on `meta`
+        except NotImplementedError:                                                     # weights that stay on `meta`
+            raise Problem(f'it lacks weights of the {kind.__name__}; download it again') from None
 
 def _make_parts(
     path:Path, # The file, beside which a folder may lie
@@ -251,7 +266,7 @@ def read_single_file(
     "Read all parts of a base model from one file, without the network"
     path = Path(path)
     state, metadata = read_tensors(path)
-    old = 'cond_stage_model.transformer.'                                              # before transformers put `text_model` in between
+    old = 'cond_stage_model.transformer.'                                       # before transformers put `text_model` in between
     state = {re.sub(rf'^{re.escape(old)}(?=embeddings|encoder|final)', old + 'text_model.', k): v for k, v in state.items()}
     try:
         configs = infer_configs(path, state, metadata, prediction_type)

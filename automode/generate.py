@@ -32,7 +32,8 @@ def open_base(
 ) -> DiffusionPipeline: # The base model's own pipeline
     "Open `base`, and run nothing that comes with it"
     device = pick_device(device)
-    with loading(base, 'base'): pipeline = read_pipeline(find_model(base, 'base'), pick_dtype(device, dtype), prediction_type)
+    with loading(base, 'base'):
+        pipeline = read_pipeline(find_model(base, 'base'), pick_dtype(device, dtype), prediction_type)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.drawn_with = dict(base=base)
     return pipeline.to(device)
@@ -279,7 +280,8 @@ def compare(
     "Draw the same prompts from the same seeds without and with the LoRA"
     if lora is None and pipeline is None: raise Problem("there is no LoRA to compare with; give one")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    pipeline = pipeline or load_pipeline(base, lora, lora_scale, *(settings.get(o) for o in ('device', 'dtype', 'prediction_type')))
+    wanted = {o: settings.get(o) for o in ('device', 'dtype', 'prediction_type')}
+    pipeline = pipeline or load_pipeline(base, lora, lora_scale, **wanted)
     draw = lambda: generate(prompts, seed=seed, num_images=num_images, pipeline=pipeline, **settings)
     pipeline.disable_lora()
     try: without = draw()

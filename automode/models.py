@@ -24,7 +24,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from .core import Problem, find_model, loading, pick_device, pick_dtype, quiet
 from .families import PREDICTION_TYPES, read_single_file
 
-# %% ../nbs/05_models.ipynb #8e5aee76
+# %% ../nbs/05_models.ipynb #7647725f
 @dataclass
 class BaseModel:
     "The parts of a Stable Diffusion model, under the field's names"
@@ -48,7 +48,7 @@ class BaseModel:
         found = dict(text_encoder=self.text_encoder, text_encoder_2=self.text_encoder_2)
         return {k: v for k, v in found.items() if v is not None}
     @property
-    def family(self) -> str: # Stable Diffusion 2.x has OpenCLIP's text encoder, which bends its numbers by another curve than CLIP's
+    def family(self) -> str: # 2.x has OpenCLIP's text encoder, with another curve between its layers than CLIP's
         if self.text_encoder_2 is not None: return 'sdxl'
         return 'sd_v2' if self.text_encoder.config.hidden_act == 'gelu' else 'sd_v1'
 
@@ -58,7 +58,7 @@ class BaseModel:
         return (f'BaseModel({self.name!r}, {self.family}, {self.resolution}x{self.resolution} pixels, '
                 f'unet of {size/1e6:.1f} M, predicts {predicts}, {dtype} on {self.device})')
 
-# %% ../nbs/05_models.ipynb #be7c0659
+# %% ../nbs/05_models.ipynb #d67f6c90
 def read_pipeline(
     path:Path|str, # A folder, a file, or an id
     dtype:torch.dtype, # Precision of the weights
@@ -75,7 +75,9 @@ def read_pipeline(
     if isinstance(path, Path) and not (path/'model_index.json').exists():
         raise Problem(f"'{path}' is not a diffusers model: it has no model_index.json; give the folder that has one")
     settings = dict(torch_dtype=dtype, use_safetensors=True)
-    if unet_settings: settings['unet'] = UNet2DConditionModel.from_pretrained(str(path), subfolder='unet', **settings, **unet_settings)
+    if unet_settings:
+        unet = UNet2DConditionModel.from_pretrained(str(path), subfolder='unet', **settings, **unet_settings)
+        settings['unet'] = unet
     pipeline = DiffusionPipeline.from_pretrained(str(path), **settings, safety_checker=None, feature_extractor=None,
                                                  requires_safety_checker=False)
     if prediction_type:
@@ -89,7 +91,7 @@ def _join(
     if 'text_encoder_2' in parts: return StableDiffusionXLPipeline(**parts, add_watermarker=False)
     return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
-# %% ../nbs/05_models.ipynb #aede1966
+# %% ../nbs/05_models.ipynb #21a13f69
 def quantization(
     kind:str|None, # `nf4`, `int8`, or None for none
     device:torch.device, # Where the unet will be
@@ -98,11 +100,14 @@ def quantization(
     "Settings for a frozen unet in 4 or 8 bits"
     if kind is None: return {}
     if kind not in ('nf4', 'int8'): raise Problem(f"'{kind}' is not a way to quantize; say nf4 or int8")
-    if not find_spec('bitsandbytes'): raise Problem(f'{kind} needs bitsandbytes, which is not installed; pip install bitsandbytes')
-    if device.type in ('cpu', 'mps'): raise Problem(f'{kind} needs a GPU, and the device is {device.type}; leave quantize out')
+    if not find_spec('bitsandbytes'):
+        raise Problem(f'{kind} needs bitsandbytes, which is not installed; pip install bitsandbytes')
+    if device.type in ('cpu', 'mps'):
+        raise Problem(f'{kind} needs a GPU, and the device is {device.type}; leave quantize out')
     from diffusers import BitsAndBytesConfig
-    four = dict(load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
-    return dict(quantization_config=BitsAndBytesConfig(**(four if kind == 'nf4' else dict(load_in_8bit=True))), device_map={'': device})
+    settings = dict(load_in_8bit=True) if kind == 'int8' else dict(
+        load_in_4bit=True, bnb_4bit_quant_type='nf4', bnb_4bit_compute_dtype=dtype)
+    return dict(quantization_config=BitsAndBytesConfig(**settings), device_map={'': device})
 
 def _quantize(
     unet:UNet2DConditionModel, # As it was read
@@ -114,7 +119,7 @@ def _quantize(
         unet.save_pretrained(folder)
         return UNet2DConditionModel.from_pretrained(folder, torch_dtype=dtype, **settings)
 
-# %% ../nbs/05_models.ipynb #da3ea21c
+# %% ../nbs/05_models.ipynb #180632c5
 def load_base(
     name:str|Path='starter', # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     device=None, # Where to put it; None picks the best there is
@@ -127,7 +132,8 @@ def load_base(
     dtype = pick_dtype(device, dtype)
     unet_settings = quantization(quantize, device, dtype)
     with loading(name, 'base'): pipeline = read_pipeline(path, dtype, prediction_type, **unet_settings)
-    names = 'vae', 'unet', 'text_encoder', 'tokenizer', *(('text_encoder_2', 'tokenizer_2') if hasattr(pipeline, 'text_encoder_2') else ())
+    names = ['vae', 'unet', 'text_encoder', 'tokenizer']
+    if hasattr(pipeline, 'text_encoder_2'): names += ['text_encoder_2', 'tokenizer_2']
     parts = {o: getattr(pipeline, o, None) for o in names}
     _check_kind(name, pipeline, parts)
     with quiet(): base = BaseModel(str(name), noise_scheduler=DDPMScheduler.from_config(pipeline.scheduler.config), **parts)
@@ -229,7 +235,7 @@ def predict(
     added = dict(text_embeds=encoded.pooled.to(noisy_latents), time_ids=time_ids.to(noisy_latents.device, torch.float32))
     return base.unet(noisy_latents, timesteps, hidden, added_cond_kwargs=added).sample
 
-# %% ../nbs/05_models.ipynb #5d5104f3
+# %% ../nbs/05_models.ipynb #9ef3fbac
 def as_pipeline(
     base:BaseModel, # The parts
 ) -> DiffusionPipeline: # Draws with them
@@ -237,7 +243,8 @@ def as_pipeline(
     parts = dict(vae=base.vae, unet=base.unet, tokenizer=base.tokenizer, **base.text_encoders)
     if base.tokenizer_2 is not None: parts['tokenizer_2'] = base.tokenizer_2
     with quiet():
-        if base.vae.dtype != base.unet.dtype: parts['vae'] = copy.deepcopy(base.vae).to(base.unet.dtype)   # the pipeline casts by itself
+        if base.vae.dtype != base.unet.dtype:                                        # the pipeline casts by itself
+            parts['vae'] = copy.deepcopy(base.vae).to(base.unet.dtype)
         pipeline = _join(parts | dict(scheduler=DDIMScheduler.from_config(base.noise_scheduler.config)))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

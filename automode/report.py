@@ -50,7 +50,7 @@ body.report { margin:0 }
 .report .out { opacity:.5 }
 '''
 
-# %% ../nbs/11_report.ipynb #2d695efe
+# %% ../nbs/11_report.ipynb #793ae202
 _details = '''
 .report pre { background:var(--code); border:1px solid var(--line); border-radius:12px; padding:.8rem 1rem;
   overflow-x:auto; line-height:1.5; margin:.4rem 0 1rem }
@@ -67,6 +67,7 @@ _details = '''
 .chart .grid { stroke:var(--line) }
 .chart .raw { stroke:var(--mark); opacity:.28 }
 .chart .smooth { stroke:var(--mark); stroke-width:2.5px }
+.chart .held { stroke:#e8803a; stroke-width:2px }
 .chart .y { position:absolute; right:100%; margin-right:.5rem; transform:translateY(-50%) }
 .chart .x { position:absolute; top:100%; margin-top:.35rem; transform:translateX(-50%) }
 .chart .unit { position:absolute; top:100%; margin-top:1.5rem; left:50%; transform:translateX(-50%) }
@@ -158,30 +159,41 @@ def _thin(rows:list, most:int=600) -> list: # At most that many
     every = max(1, math.ceil(len(rows)/most))
     return rows[::every] + ([] if (len(rows) - 1) % every == 0 else rows[-1:])
 
-# %% ../nbs/11_report.ipynb #0eb824f7
+# %% ../nbs/11_report.ipynb #764a940b
 def loss_section(
     metrics:list[dict], # Rows of a run's `metrics.jsonl`
 ) -> str: # HTML, '' without a loss
     "The loss, step by step, as a curve that answers to the pointer"
     rows = [o for o in metrics if isinstance(o.get('loss'), (int, float)) and math.isfinite(o['loss'])]
     if len(rows) < 2: return ''
+    held = [(o['step'], o['validation_loss']) for o in metrics if isinstance(o.get('validation_loss'), (int, float))]
+    held = [o for o in held if math.isfinite(o[1]) and o[0] >= rows[0]['step']]
     means = smooth([o['loss'] for o in rows], 1 - min(.5, 10/len(rows)))
     points = _thin([(o['step'], o['loss'], m) for o, m in zip(rows, means)])
     first, last, low = points[0][0], points[-1][0], min(0, *(o[1] for o in points))
-    high = max(sorted(o[1] for o in points)[int(.99*(len(points) - 1))], max(o[2] for o in points))*1.08 or 1.
+    high = max(sorted(o[1] for o in points)[int(.99*(len(points) - 1))], max(o[2] for o in points), *(o[1] for o in held))*1.08 or 1.
     x = lambda step: (step - first)/(last - first or 1)*1000
     y = lambda loss: 1000 - (min(loss, high) - low)/(high - low)*1000
     xs = [x(o[0]) for o in points]
     lines = ''.join(_path([0, 1000], [y(o)]*2, 'grid') for o in _ticks(low, high))
     lines += _path(xs, [y(o[1]) for o in points], 'raw') + _path(xs, [y(o[2]) for o in points], 'smooth')
+    lines += _path([x(o[0]) for o in held], [y(o[1]) for o in held], 'held') if held else ''
     marks = ''.join(f'<span class="y" style="top:{y(o)/10:.2f}%">{o:g}</span>' for o in _ticks(low, high))
     marks += ''.join(f'<span class="x" style="left:{x(o)/10:.2f}%">{o:g}</span>' for o in _ticks(first, last))
     data = escape(json.dumps([(o[0], round(o[1], 4), round(o[2], 4)) for o in points]))
     return ('<h2>How the training went</h2><p class="soft">The loss as it was logged, pale, and its moving mean: '
-            f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.</p><div class="chart" data-rows="{data}">'
+            f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.{_about_held(held)}</p><div class="chart" data-rows="{data}">'
             '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="loss curve">'
             f'{lines}</svg>{marks}<span class="unit">step</span>'
             '<div class="rule"><span class="tip"></span></div></div>')
+
+def _about_held(
+    held:list[tuple[int,float]], # Step and validation loss
+) -> str: # A sentence, '' without any
+    "What the loss on held-out pictures says"
+    if not held: return ''
+    step, lowest = min(held, key=lambda o: o[1])
+    return f' In orange the loss on pictures that were held out: lowest at step {step}, with {lowest:.4f}.'
 
 # %% ../nbs/11_report.ipynb #a322ea94
 def _flat(
@@ -226,7 +238,7 @@ def usage_section(
             f'<code>&lt;lora:{escape(lora.stem)}:1&gt;</code> in the prompt. It fits the base model it was trained on, '
             f'<code>{escape(base)}</code>, and close relatives of that model.</p>')
 
-# %% ../nbs/11_report.ipynb #ccd2691e
+# %% ../nbs/11_report.ipynb #69cba12b
 def _duration(
     seconds:float, # How long
 ) -> str: # For people
@@ -242,7 +254,7 @@ def header_section(
     lora:Path|None, # The LoRA file
 ) -> str: # HTML
     "The name, and the numbers everybody asks for"
-    last = metrics[-1] if metrics else {}
+    last = next((o for o in reversed(metrics) if 'loss' in o), {})
     facts = dict(pictures=len(dataset.trainable()) if dataset else None, steps=last.get('step'),
                  training=_duration(last['step']*last['seconds_per_step']) if 'seconds_per_step' in last else None,
                  rank=settings.get('rank'), base=settings.get('base'),
@@ -250,7 +262,7 @@ def header_section(
     items = ''.join(f'<li><b>{escape(str(v))}</b>{k}</li>' for k, v in facts.items() if v is not None)
     return f'<h1>{escape(name)}</h1><p class="soft">A LoRA, and how it came about.</p><ul class="facts">{items}</ul>'
 
-# %% ../nbs/11_report.ipynb #89292803
+# %% ../nbs/11_report.ipynb #2bf1ed36
 def pictures_section(
     folder:Path, # What a run left
     most:int=8, # No more samples than this
@@ -266,7 +278,7 @@ def pictures_section(
         html += '<h2>Along the way</h2><p class="soft">The same prompts and seeds as the training went on.</p>'
         for o in _thin(samples, most):
             step = o.stem.removeprefix('step-').lstrip('0')
-            html += (f'<p>Step {escape(step)}</p><div class="wide">'
+            html += (f'<p>{escape(f"Step {step}" if step else "Before the first step")}</p><div class="wide">'
                      f'<img class="small" src="{data_uri(open_image(o), 800)}" alt=""></div>')
     return html
 
