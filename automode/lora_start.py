@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['start_from_lora']
 
-# %% ../nbs/06_lora_start.ipynb #46e86f31
+# %% ../nbs/06_lora_start.ipynb #c5918e06
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from .layers import change_of, kind_of, rank_of, read_layers, row_norms
 from .lora import adapted_parts
 from .models import BaseModel
 
-# %% ../nbs/06_lora_start.ipynb #3827944b
+# %% ../nbs/06_lora_start.ipynb #e63faec6
 def _fill(
     target:torch.Tensor, # A trained tensor, changed in place
     value:torch.Tensor, # What goes into its first corner
@@ -42,7 +42,7 @@ def _start_lora(
         weight, length = layer.get_base_layer().weight.float(), layer.lora_magnitude_vector['default'].weight.data
         length.copy_(row_norms(weight + change_of(tensors, weight, name)).view_as(length))
 
-# %% ../nbs/06_lora_start.ipynb #42c723b7
+# %% ../nbs/06_lora_start.ipynb #001e35ce
 def _start_loha(
     layer, # PEFT's layer
     tensors:dict[str,torch.Tensor], # What the file says of it
@@ -75,7 +75,7 @@ def _start_lokr(
     _fill(get('lokr_w2_a'), U[:, :room]*S[:room].sqrt(), True)
     _fill(get('lokr_w2_b'), S[:room].sqrt()[:, None]*V[:room], True)
 
-# %% ../nbs/06_lora_start.ipynb #181c9aea
+# %% ../nbs/06_lora_start.ipynb #d2e0d312
 def _check_fit(
     path:str|Path, # The LoRA file, for the message
     name:str, # A layer's name
@@ -93,8 +93,8 @@ def _check_fit(
     if hasattr(layer, 'start'):
         raise Problem("init pissa begins with the base's own weights; leave it out to begin with a LoRA")
     if kind != 'lokr' and rank > room:
-        raise Problem(f"the LoRA '{path}' has rank {rank} and the new adapter {room}; raise rank, or make the LoRA smaller with: "
-                      f"automode lora resize {path} --rank {room}")
+        raise Problem(f"the LoRA '{path}' has rank {rank} and the new adapter {room}; raise rank, or make the LoRA "
+                      f"smaller with: automode lora resize {path} --rank {room}")
     change_of(tensors, layer.get_base_layer().weight.float(), name)
 
 @torch.no_grad()
