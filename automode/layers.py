@@ -6,7 +6,7 @@
 __all__ = ['with_dots', 'from_sgm', 'to_sgm', 'kohya_name', 'layer_name', 'split_key', 'kind_of', 'rank_of', 'open_lora',
            'read_layers', 'check_layer', 'size_of_change', 'change_of', 'row_norms', 'with_length']
 
-# %% ../nbs/06_layers.ipynb #d38c8ace
+# %% ../nbs/06_layers.ipynb #60e5414c
 import re
 from pathlib import Path
 
@@ -15,11 +15,12 @@ from safetensors import SafetensorError, safe_open
 
 from .core import Problem
 
-# %% ../nbs/06_layers.ipynb #5605fcc9
+# %% ../nbs/06_layers.ipynb #151b187d
 _words = """down_blocks up_blocks mid_block attentions resnets transformer_blocks downsamplers upsamplers attn1 attn2
 to_q to_k to_v to_out ff net proj_in proj_out proj conv1 conv2 conv_shortcut conv_in conv_out conv time_emb_proj
 time_embedding add_embedding linear_1 linear_2 text_model encoder layers self_attn q_proj k_proj v_proj out_proj mlp
-fc1 fc2 text_projection norm norm1 norm2 norm3 input_blocks middle_block output_blocks in_layers out_layers emb_layers skip_connection op""".split()
+fc1 fc2 text_projection norm norm1 norm2 norm3 input_blocks middle_block output_blocks in_layers out_layers emb_layers
+skip_connection op""".split()
 _word = re.compile(f"({'|'.join(sorted(_words, key=len, reverse=True))}|\\d+)(?:_|$)")
 
 def with_dots(
@@ -34,7 +35,7 @@ def with_dots(
         at = match.end()
     return '.'.join(found)
 
-# %% ../nbs/06_layers.ipynb #46168569
+# %% ../nbs/06_layers.ipynb #9d82d81c
 _resnet_parts = {'in_layers.2': 'conv1', 'out_layers.3': 'conv2', 'emb_layers.1': 'time_emb_proj',
                  'skip_connection': 'conv_shortcut'}
 _to_sgm = {v: k for k, v in _resnet_parts.items()}
@@ -77,7 +78,7 @@ def to_sgm(
     if side == 'down': return f'input_blocks.{level*size + place + 1}.{inner}.{rest}'
     return f'output_blocks.{level*size + place}.{inner}.{rest}'
 
-# %% ../nbs/06_layers.ipynb #d1d28460
+# %% ../nbs/06_layers.ipynb #1855ddb7
 def kohya_name(
     layer:str, # e.g. `text_encoder.encoder.layers.0.mlp.fc1`
     sdxl:bool=False, # Is it a layer of SDXL?
@@ -105,13 +106,13 @@ def layer_name(
     path = re.sub(r'\.(to_[qkv])_lora$|\.(to_out)_lora$', lambda m: f'.{m[1]}' if m[1] else '.to_out.0', path)
     return f"{part}.{from_sgm(path, layers_per_block).removeprefix('text_model.')}"
 
-# %% ../nbs/06_layers.ipynb #2e8da040
+# %% ../nbs/06_layers.ipynb #d2533293
 _ends = {'.lora_down.weight': 'down', '.lora_up.weight': 'up', '.lora_mid.weight': 'mid', '.lora_A.weight': 'down',
          '.lora_B.weight': 'up', '.lora.down.weight': 'down', '.lora.up.weight': 'up', '_lora.down.weight': 'down',
          '_lora.up.weight': 'up', '.lora_linear_layer.down.weight': 'down', '.lora_linear_layer.up.weight': 'up',
          '.lora_magnitude_vector': 'magnitude', '.lora_magnitude_vector.weight': 'magnitude'}
-_ends |= {f'.{o}': o for o in ('alpha dora_scale hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2 lokr_w1 lokr_w1_a lokr_w1_b '
-                               'lokr_w2 lokr_w2_a lokr_w2_b lokr_t2').split()}
+_ends |= {f'.{o}': o for o in ('alpha dora_scale hada_w1_a hada_w1_b hada_w2_a hada_w2_b hada_t1 hada_t2 lokr_w1 lokr_w1_a '
+                               'lokr_w1_b lokr_w2 lokr_w2_a lokr_w2_b lokr_t2').split()}
 
 def split_key(
     key:str, # A tensor's name in a file
@@ -138,7 +139,7 @@ def rank_of(
     for o in ('down', 'hada_w1_b', 'lokr_w2_b', 'lokr_w1_b'):
         if o in tensors: return tensors[o].shape[0]
 
-# %% ../nbs/06_layers.ipynb #de4b0515
+# %% ../nbs/06_layers.ipynb #53ea402f
 def open_lora(
     path:str|Path, # A LoRA file
 ): # The open file, for a `with` block
@@ -170,6 +171,24 @@ def read_layers(
             if len(tensors.get('dora_scale', '')) > 1: tensors['magnitude'] = tensors.pop('dora_scale').flatten()
     return layers, metadata
 
+def _fits(
+    tensors:dict[str,torch.Tensor], # What belongs to a layer, complete
+) -> bool: # Can they be multiplied?
+    "Look at the shapes of a layer's factors"
+    shape = {k: tuple(v.shape) for k, v in tensors.items() if k not in ('alpha', 'dora_scale', 'magnitude')}
+    if any(len(o) not in (2, 4) or 0 in o for o in shape.values()): return False
+    if any(o in tensors and 0 in (tensors[o].dim(), tensors[o].numel()) for o in ('dora_scale', 'magnitude')): return False
+    products = 'hada_w1', 'hada_w2', 'lokr_w1', 'lokr_w2'
+    factors = [('up', 'down', 'mid')] + [(f'{o}_a', f'{o}_b', o.replace('w', 't')) for o in products]
+    for a, b, core in factors:
+        if not {a, b} <= shape.keys(): continue
+        inner = shape[a][1 if a == 'up' or core not in shape else 0], shape[b][0]
+        if core in shape and (len(shape[core]) != 4 or shape[core][:2] != inner): return False
+        if core not in shape and inner[0] != inner[1]: return False
+        if any(len(shape[o]) == 4 and shape[o][2:] != (1, 1) for o in ((a, b) if core in shape else (a,))): return False
+    twins = all(shape[k] == shape.get(k.replace('1', '2')) for k in shape if k[:6] in ('hada_w', 'hada_t') and k[6] == '1')
+    return twins and len(shape.get('lokr_w1', ())) != 4
+
 def check_layer(
     path:str|Path, # The file, for the message
     layer:str, # The layer's name
@@ -180,18 +199,13 @@ def check_layer(
         raise Problem(f"'{path}' is incomplete: half of the layer {layer} is missing; get the file anew")
     bad = [k for k, v in tensors.items() if not v.isfinite().all()]
     if bad: raise Problem(f"'{path}' has weights that are not finite ({layer}, {bad[0]}); it cannot be used")
-    products = 'hada_w1', 'hada_w2', 'lokr_w1', 'lokr_w2'
-    pairs = [('down', 'up')] if 'up' in tensors else [(f'{o}_b', f'{o}_a') for o in products]
-    for down, up in pairs:
-        if down not in tensors or 'hada_t1' in tensors or 'lokr_t2' in tensors: continue
-        shapes = tensors[down].shape, tensors[up].shape
-        flat = min(map(len, shapes)) > 1 and tensors[up].numel() == shapes[1][0]*shapes[1][1]
-        if not flat or shapes[0][0] != shapes[1][1]:
-            raise Problem(f"'{path}' has halves that do not fit together ({layer}, {tuple(shapes[1])} and {tuple(shapes[0])})")
+    if not _fits(tensors):
+        shapes = ', '.join(f'{k} {tuple(v.shape)}' for k, v in sorted(tensors.items()) if k != 'alpha')
+        raise Problem(f"'{path}' has parts that do not fit together ({layer}: {shapes})")
     if tensors.get('alpha', torch.ones(1)).numel() != 1:
         raise Problem(f"'{path}' has an alpha that is not a number ({layer})")
 
-# %% ../nbs/06_layers.ipynb #2873717f
+# %% ../nbs/06_layers.ipynb #f11133dc
 def _product(
     tensors:dict[str,torch.Tensor], # What belongs to a layer
     a:str, # The tall factor's name
@@ -219,7 +233,7 @@ def size_of_change(
     else: two = shape['lokr_w2_a'][0], rest('lokr_w2_b')
     return one[0]*two[0], one[1]*two[1]
 
-# %% ../nbs/06_layers.ipynb #b2444b65
+# %% ../nbs/06_layers.ipynb #ccab44c4
 def change_of(
     tensors:dict[str,torch.Tensor], # What belongs to a layer
     weight:torch.Tensor, # The base's weight
@@ -243,7 +257,7 @@ def change_of(
     change = change.reshape(weight.shape)
     return with_length(tensors, weight.float(), change) if {'dora_scale', 'magnitude'} & tensors.keys() else change
 
-# %% ../nbs/06_layers.ipynb #8bdf8c28
+# %% ../nbs/06_layers.ipynb #ba31f46a
 def row_norms(
     weight:torch.Tensor, # `(out, ...)`
 ) -> torch.Tensor: # `(out, 1, ...)`
@@ -258,8 +272,10 @@ def with_length(
     "Give each row, or column, the length that was learned (DoRA)"
     new = weight + change
     length = tensors.get('magnitude', tensors.get('dora_scale'))
-    if length.numel() not in weight.shape[:2]: raise Problem(f"the LoRA does not fit the base: {length.numel()} lengths (DoRA)")
+    rows = 'magnitude' in tensors or len(length) == len(weight)
+    if length.numel() != weight.shape[0 if rows else 1]:
+        raise Problem(f"the LoRA does not fit the base: DoRA's lengths are {length.numel()} for {tuple(weight.shape[:2])}")
     if 'magnitude' in tensors: factor = length.view_as(row_norms(new))/row_norms(new)
-    elif len(length) == len(weight): factor = length.view_as(row_norms(weight))/row_norms(weight)
+    elif rows: factor = length.view_as(row_norms(weight))/row_norms(weight)
     else: factor = (length.view_as(row_norms(new.transpose(0, 1)))/row_norms(new.transpose(0, 1))).transpose(0, 1)
     return new*factor - weight

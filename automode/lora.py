@@ -6,9 +6,9 @@
 __all__ = ['difference', 'layer_tensors', 'adapted_parts', 'adapter_tensors', 'kohya_tensors', 'base_weight', 'with_dora_scale',
            'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'write_lora', 'save_lora',
            'read_lora_info', 'diffusers_tensors', 'peft_settings', 'write_diffusers', 'save_diffusers_lora',
-           'load_lora']
+           'LoadedLora', 'load_lora']
 
-# %% ../nbs/06_lora.ipynb #f935540d
+# %% ../nbs/06_lora.ipynb #489454f7
 import hashlib, json
 from collections import Counter
 from datetime import datetime, timezone
@@ -24,7 +24,7 @@ from .core import Problem, quiet, set_seed, whole_folder, write_whole
 from .layers import change_of, kind_of, kohya_name, open_lora, rank_of, read_layers, row_norms, split_key
 from .models import BaseModel
 
-# %% ../nbs/06_lora.ipynb #22509855
+# %% ../nbs/06_lora.ipynb #dbae9c77
 def difference(
     layer, # PEFT's layer, whose `start` is what PiSSA began with
 ) -> tuple[torch.Tensor,torch.Tensor]: # `A` and `B` of the difference, of twice the rank at the most
@@ -68,7 +68,7 @@ def adapter_tensors(
     return {f"{part}.{name.removeprefix('text_model.')}": layer_tensors(layer)
             for part, model in adapted_parts(base).items() for name, layer in adapter_layers(model).items()}
 
-# %% ../nbs/06_lora.ipynb #b0a2a51a
+# %% ../nbs/06_lora.ipynb #dde75a72
 _suffixes = dict(down='lora_down.weight', up='lora_up.weight', mid='lora_mid.weight')
 
 def kohya_tensors(
@@ -118,7 +118,7 @@ def kohya_state(
     if not layers: raise Problem('there is no adapter in the base; put one in before it is written')
     return kohya_tensors(layers, base.family == 'sdxl', base.unet.config.layers_per_block, dtype)
 
-# %% ../nbs/06_lora.ipynb #922ff9e0
+# %% ../nbs/06_lora.ipynb #de7fbe4f
 def network_metadata(
     base:BaseModel, # A base with adapters
 ) -> dict: # `ss_network_*`
@@ -138,7 +138,7 @@ def network_metadata(
     found = dict(ss_network_module=module, ss_network_dim=rank, ss_network_alpha=alpha, ss_network_args=args)
     return found | ({'automode.dora_norm': 'base'} if dora else {})
 
-# %% ../nbs/06_lora.ipynb #74236914
+# %% ../nbs/06_lora.ipynb #2a3aeca1
 def lora_metadata(
     base:BaseModel, # What the LoRA was trained on
     name:str, # Name of the LoRA
@@ -176,7 +176,7 @@ def with_hashes(
     return metadata | dict(sshs_model_hash=hashlib.sha256(data[start:]).hexdigest(),
                            sshs_legacy_hash=hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8])
 
-# %% ../nbs/06_lora.ipynb #e90023a7
+# %% ../nbs/06_lora.ipynb #7f4914f7
 def write_lora(
     path:str|Path, # A `.safetensors` file
     state:dict[str,torch.Tensor], # Tensors by the names that the file is to have
@@ -197,7 +197,7 @@ def save_lora(
     "Write the LoRA as one file for A1111, ComfyUI, diffusers and kohya's tools"
     return write_lora(path, kohya_state(base, dtype), metadata or lora_metadata(base, Path(path).stem))
 
-# %% ../nbs/06_lora.ipynb #09013169
+# %% ../nbs/06_lora.ipynb #718350cf
 def read_lora_info(
     path:str|Path, # A LoRA file
 ) -> dict: # Its metadata, and `kind`, `naming`, `rank`, `conv_rank`, `alpha`, `layers`, `text_encoder`, `dora`, `bytes`
@@ -224,7 +224,7 @@ def read_lora_info(
                 dora=any({'dora_scale', 'magnitude'} & v.keys() for v in layers.values()), bytes=Path(path).stat().st_size,
                 text_encoder=any(k.startswith(('lora_te', 'text_encoder')) for k in layers))
 
-# %% ../nbs/06_lora.ipynb #37614c94
+# %% ../nbs/06_lora.ipynb #8258e557
 def diffusers_tensors(
     layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer; LoRA and DoRA only
 ) -> dict[str,dict[str,torch.Tensor]]: # For each part of the model its tensors by PEFT's names
@@ -280,20 +280,45 @@ def save_diffusers_lora(
     "Write the LoRA the way diffusers does"
     return write_diffusers(folder, adapter_tensors(base))
 
-# %% ../nbs/06_lora.ipynb #41564b09
+# %% ../nbs/06_lora.ipynb #177390e0
+class LoadedLora:
+    "A LoRA that was added to the weights of a model"
+    def __init__(
+        self,
+        path:str|Path, # Its file
+        changed:list[tuple[torch.nn.Parameter,torch.Tensor]], # Each weight, and what it is with the LoRA
+    ):
+        self.path, self.kept, self.is_on = path, changed, False
+        self.switch(True)
+
+    def __repr__(self): return f"LoadedLora({str(self.path)!r}, {len(self.kept)} layers, {'on' if self.is_on else 'off'})"
+
+    def switch(
+        self,
+        on:bool, # With the LoRA?
+    ) -> None:
+        "Put the weights with the LoRA, or those without, into the model"
+        if on == self.is_on: return
+        for i, (weight, other) in enumerate(self.kept):
+            now = weight.data.to('cpu')
+            weight.data = other.to(weight.device)
+            self.kept[i] = weight, now
+        self.is_on = on
+
 @torch.no_grad()
 def load_lora(
     unet, # A unet
     text_encoders:dict, # `text_encoder`, and for SDXL `text_encoder_2`
     path:str|Path, # A LoRA file of any kind, with anyone's names
     scale:float=1., # How strongly it acts: 0 not at all, 1 as trained
-) -> int: # Layers that were changed
+) -> LoadedLora: # It is on, and can be switched off
     "Add the changes of a LoRA file to the weights of a model"
     layers, _ = read_layers(path, unet.config.layers_per_block)
     models, changed = dict(unet=unet, **text_encoders), []
     weights = {layer: base_weight(models, layer) for layer in layers}
     for layer, weight in weights.items():
+        if not weight.is_floating_point(): raise Problem("a LoRA cannot be added to a quantized base; leave quantize out")
         tensors = {k: v.to(weight.device) for k, v in layers[layer].items()}
-        changed.append((weight.float() + scale*change_of(tensors, weight.float(), layer)).to(weight.dtype))
-    for weight, new in zip(weights.values(), changed): weight.data.copy_(new)
-    return len(weights)
+        new = weight.float() + scale*change_of(tensors, weight.float(), layer)
+        changed.append((weight, new.to('cpu', weight.dtype)))
+    return LoadedLora(path, changed)
