@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
            'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
-           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'is_done', 'complete', 'finish',
-           'train']
+           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'sample_prompts', 'describe_job',
+           'is_done', 'complete', 'finish', 'train']
 
-# %% ../nbs/07_train.ipynb #5f24d8a8
-import json, shutil, signal, time
+# %% ../nbs/07_train.ipynb #88ead1f5
+import json, math, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -30,6 +30,7 @@ from .config import TrainConfig, fill_in
 from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole
 from .dataset import Dataset
 from .batches import StepOrder
+from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .examples import Example, assign, bucket_multiple
 from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
@@ -551,7 +552,33 @@ def describe(
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
 
-# %% ../nbs/07_train.ipynb #5d5b77ea
+# %% ../nbs/07_train.ipynb #8a5d91f2
+def sample_prompts(
+    plan:Plan, # Its pictures have prompts
+) -> list[str]: # Four at the most
+    "What to draw at each checkpoint"
+    different = list(dict.fromkeys(o.prompt for o in plan.examples))
+    return [plan.config.sample_prompt] if plan.config.sample_prompt else different[:4]
+
+def describe_job(
+    trainer:Trainer, # Ready to train
+    validation:Validation|None, # Held-out pictures, if there are any
+    prompts:list[str], # What is drawn at each checkpoint
+) -> Job: # What is asked of the device
+    "Say what is left to do, in numbers"
+    base, cache, config, accelerator = trainer.base, trainer.cache, trainer.config, trainer.accelerator
+    steps, pooled = config.max_train_steps - trainer.done, cache.encoded and cache.encoded.pooled
+    tensors = [*cache.mean, *cache.std, *[o for o in cache.encoded or () if o is not None]]
+    autocast = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
+    asked = validation.num * (steps // config.validate_every_steps + 1) if validation and config.validate_every_steps else 0
+    drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
+    return Job(base.unet, max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod), steps, config.batch_size * (2 if trainer.class_order else 1),
+               config.gradient_accumulation_steps, base.vae, tuple(base.text_encoders.values()), config.train_text_encoder,
+               cache.input_ids.shape[-1], None if pooled is None else pooled.shape[-1], config.gradient_checkpointing, autocast,
+               config.optimizer, bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
+               cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
+
+# %% ../nbs/07_train.ipynb #b08a6518
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -585,11 +612,14 @@ def finish(
     validation:Validation|None, # Held-out pictures, if there are any
 ) -> None:
     "Train to the end, and export"
-    accelerator, config = trainer.accelerator, plan.config
-    different = list(dict.fromkeys(o.prompt for o in plan.examples))
-    prompts = [config.sample_prompt] if config.sample_prompt else different[:4]
-    try: run_loop(trainer, Log(trainer, plan, validation, prompts), plan.name)
+    accelerator = trainer.accelerator
+    job = describe_job(trainer, validation, sample_prompts(plan))
+    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job)))
+    try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e): raise
+        raise Problem(out_of_memory_advice(needs if accelerator.is_main_process else estimate(job))) from e
     if accelerator.is_main_process: trainer.export(plan)
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
