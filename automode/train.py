@@ -6,7 +6,7 @@
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
            'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
            'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'sample_prompts', 'describe_job',
-           'is_done', 'complete', 'finish', 'train']
+           'is_done', 'complete', 'finish', 'only_run', 'set_up', 'train']
 
 # %% ../nbs/07_train.ipynb #88ead1f5
 import json, math, shutil, signal, time
@@ -27,13 +27,14 @@ from .adapters import add_adapter, speed_up
 from .cache import cache_path, clean_cache, digest_file
 from .class_images import class_pictures
 from .config import TrainConfig, fill_in
-from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole
+from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole, writing
 from .dataset import Dataset
 from .batches import StepOrder
 from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .examples import Example, assign, bucket_multiple
 from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
+from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import Batch, Draws, draw_randomness, stretch_to_noise, training_loss
 from .models import BaseModel, count_tokens, load_base, set_aside
@@ -180,17 +181,15 @@ def add_up_gradients(
 @patch
 def read_losses(
     self:Trainer,
-    stop:bool=False, # Was this process asked to stop?
-) -> tuple[list[float], bool]: # Of each step since the last time; and whether any process was asked to stop
+) -> list[float]: # Of each step since the last time
     "The losses over all processes; `NotFinite` when one of them, or a weight, is no number"
     sound = torch.stack(torch._foreach_norm(self.learned)).sum().isfinite().float()
-    told = [*self.losses, sound, torch.tensor(float(stop), device=sound.device)]
-    *losses, sound, stop = self.accelerator.reduce(torch.stack(told), 'sum').tolist()
+    *losses, sound = self.accelerator.reduce(torch.stack([*self.losses, sound]), 'sum').tolist()
     first, self.losses = self.done - len(losses), []
     bad = [n for n, o in enumerate(losses) if not abs(o) < float('inf')]
     if bad or sound < self.accelerator.num_processes: raise NotFinite(first + bad[0] if bad else self.done - 1, not bad)
     self.keep_sound()
-    return losses, bool(stop)
+    return losses
 
 @patch
 def keep_sound(self:Trainer) -> None:
@@ -277,15 +276,16 @@ def resume(
     run:Run, # The run to go on with
 ) -> None:
     "Go on from the newest checkpoint, and forget what was logged after it"
-    found = newest_checkpoint(run.folder)
-    if found is None: return
-    state = load_checkpoint(found, self.parameters, self.optimizer, self.lr_scheduler, self.ema, self.scaler)
-    share = self.accelerator.is_main_process                # the others' shares are in the sum already
-    self.losses = [torch.tensor(o if share else 0., device=self.accelerator.device) for o in state['losses']]
-    self.done = state['step']
-    self.keep_sound()
-    rows = [o for o in run.metrics if o['step'] <= self.done]
-    if self.accelerator.is_main_process: write_whole(run.folder/'metrics.jsonl', ''.join(json.dumps(o) + '\n' for o in rows))
+    found = newest_checkpoint(run.folder, self.accelerator.print)
+    if found:
+        state = load_checkpoint(found, self.parameters, self.optimizer, self.lr_scheduler, self.ema, self.scaler)
+        share = self.accelerator.is_main_process            # the others' shares are in the sum already
+        self.losses = [torch.tensor(o if share else 0., device=self.accelerator.device) for o in state['losses']]
+        self.done = state['step']
+        self.keep_sound()
+    rows = [o for o in run.metrics if found and o['step'] <= self.done]
+    if self.accelerator.is_main_process and rows != run.metrics:
+        with writing(run.folder): write_whole(run.folder/'metrics.jsonl', ''.join(json.dumps(o) + '\n' for o in rows))
 
 # %% ../nbs/07_train.ipynb #7806cead
 class Log:
@@ -299,8 +299,12 @@ class Log:
     ):
         self.trainer, self.folder, self.validation, self.prompts = trainer, plan.folder, validation, prompts
         self.accelerator, self.config = trainer.accelerator, trainer.config
-        self.started, self.begun, self.saved = time.time(), trainer.done, time.time()
+        self.started, self.begun, self.saved, self.next_ask = time.time(), trainer.done, time.time(), 0
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
+
+    @property
+    def seconds(self) -> float: # Of a step, on the average
+        return (time.time() - self.started) / max(1, self.trainer.done - self.begun)
 
     def write(self, row:dict) -> None: # A row of `metrics.jsonl`
         "Add a row, and tell the trackers"
@@ -311,17 +315,29 @@ class Log:
 @patch
 def losses(
     self:Log,
-    stop:bool, # Was this process asked to stop?
-) -> tuple[dict, bool]: # The row, and whether any process was asked to stop
+) -> dict: # The row
     "Log the mean loss since the last row"
     trainer = self.trainer
-    losses, stop = trainer.read_losses(stop)
-    seconds = (time.time() - self.started) / max(1, trainer.done - self.begun)
+    losses, seconds = trainer.read_losses(), self.seconds
     row = dict(step=trainer.done, loss=round(sum(losses)/len(losses), 6), learning_rate=trainer.lr_scheduler.get_last_lr()[0],
                seconds_per_step=round(seconds, 4), samples_per_second=round(trainer.samples_a_step/seconds, 2))
     if self.accelerator.device.type == 'cuda': row |= dict(memory=torch.cuda.max_memory_allocated())
     self.write(row)
-    return row, stop
+    return row
+
+@patch
+def ask(
+    self:Log,
+    asked:bool, # Was this process asked to stop?
+) -> tuple[bool, bool]: # Shall all stop? Is a checkpoint overdue?
+    "Let all processes agree on what one of them noticed; several ask about every five seconds, since asking makes a GPU wait"
+    late, num = time.time() - self.saved > SAVE_SECONDS, self.accelerator.num_processes
+    if num == 1: return asked, late
+    if self.trainer.done < self.next_ask: return False, False
+    told = torch.tensor([asked, late, self.seconds], device=self.accelerator.device)
+    asked, late, seconds = self.accelerator.reduce(told, 'sum').tolist()
+    self.next_ask = self.trainer.done + max(1, int(5 * num / seconds))
+    return asked > 0, late > 0
 
 @patch
 def validate(self:Log) -> None:
@@ -373,7 +389,7 @@ def run_loop(
     config, last = trainer.config, trainer.config.max_train_steps
     due = lambda every: trainer.done == last or (every and trainer.done % every == 0)
     bar = progress(range(last), f'training {name}', initial=trainer.done, disable=not trainer.accelerator.is_main_process or None)
-    alone, stop = trainer.accelerator.num_processes == 1, False
+    stop = False
     with stop_asked() as asked:
         if trainer.done == 0:
             log.validate()
@@ -381,13 +397,11 @@ def run_loop(
         while trainer.done < last and not stop:
             trainer.step()
             bar.update(1)
-            if due(config.log_every_steps):
-                row, stop = log.losses(bool(asked))
-                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+            if due(config.log_every_steps): bar.set_postfix(loss=f"{log.losses()['loss']:.4f}", refresh=False)
             if due(config.validate_every_steps): log.validate()
+            stop, late = log.ask(bool(asked))
             if due(config.save_every_steps): log.checkpoint()
-            elif time.time() - log.saved > SAVE_SECONDS and alone: log.checkpoint(draw=False)
-            stop = stop or (alone and bool(asked))
+            elif late: log.checkpoint(draw=False)
         bar.close()
         if stop and trainer.done < last:
             log.checkpoint(draw=False)
@@ -628,6 +642,36 @@ def finish(
     accelerator.end_training()
 
 # %% ../nbs/07_train.ipynb #420881db
+@contextmanager
+def only_run(
+    plan:Plan, # Its folder
+    accelerator:Accelerator, # Its first process speaks for all
+) -> Iterator[None]: # Within the block, no other command trains into the folder
+    "Refuse a second run in the same folder while the first is at work"
+    if not accelerator.is_main_process:
+        yield
+        return
+    with writing(plan.folder): plan.folder.mkdir(parents=True, exist_ok=True)
+    with lock_dataset(plan.folder, wait=0, task='train'): yield
+
+def set_up(
+    plan:Plan, # What is asked for; what was left open is filled in
+    base:str|Path, # Base model, as the user named it
+    accelerator:Accelerator, # One device, or many
+) -> tuple[Trainer, Validation|None]: # At step 0, or where a checkpoint left it; and the held-out pictures
+    "Load the base, say what is about to happen, and find the checkpoint to go on from"
+    config, precision = plan.config, accelerator.mixed_precision
+    model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
+    add_class_pictures(plan, model, accelerator)
+    accelerator.print(describe(plan, model, complete(plan, model, accelerator)))
+    trainer, validation = get_ready(plan, model, accelerator)
+    if accelerator.is_main_process: start_run(plan, trainer.samples_a_step)
+    accelerator.wait_for_everyone()
+    trainer.resume(Run(plan.folder))
+    if trainer.done: accelerator.print(f'going on from step {trainer.done}')
+    if config.log_with: accelerator.init_trackers('automode', config={k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))})
+    return trainer, validation
+
 @delegates(TrainConfig)
 def train(
     dataset:str|Path|Dataset, # A captioned folder, or any folder of pictures when a `token` is given
@@ -647,16 +691,7 @@ def train(
     if is_done(plan.folder, config.max_train_steps):
         accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")
         return Run(plan.folder)
-    precision = accelerator.mixed_precision
-    model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
-    add_class_pictures(plan, model, accelerator)
-    samples_a_step = complete(plan, model, accelerator)
-    accelerator.print(describe(plan, model, samples_a_step))
-    trainer, validation = get_ready(plan, model, accelerator)
-    if accelerator.is_main_process: start_run(plan, trainer.samples_a_step)
-    accelerator.wait_for_everyone()
-    trainer.resume(Run(plan.folder))
-    if trainer.done: accelerator.print(f'going on from step {trainer.done}')
-    if config.log_with: accelerator.init_trackers('automode', config={k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))})
-    finish(trainer, plan, validation)
+    with only_run(plan, accelerator):
+        trainer, validation = set_up(plan, base, accelerator)
+        finish(trainer, plan, validation)
     return Run(plan.folder)
