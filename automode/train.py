@@ -8,7 +8,7 @@ __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_
            'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'sample_prompts', 'describe_job',
            'is_done', 'complete', 'finish', 'only_run', 'set_up', 'train']
 
-# %% ../nbs/07_train.ipynb #88ead1f5
+# %% ../nbs/07_train.ipynb #849d1ac0
 import json, math, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -36,6 +36,7 @@ from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
 from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
+from .lora_start import start_from_lora
 from .loss import Batch, Draws, draw_randomness, stretch_to_noise, training_loss
 from .models import BaseModel, count_tokens, load_base, set_aside
 from .monitor import Validation, draw_samples
@@ -76,7 +77,7 @@ def step_orders(
     return [StepOrder(groups[:num], repeats[:num], samples_a_step, seed),
             StepOrder(groups[num:], repeats[num:], samples_a_step, seed + 1) if groups[num:] else None]
 
-# %% ../nbs/07_train.ipynb #e1011930
+# %% ../nbs/07_train.ipynb #e57ce711
 def add_adapters(
     base:BaseModel, # Changed in place
     config:TrainConfig, # Settings
@@ -89,6 +90,7 @@ def add_adapters(
         if config.gradient_checkpointing:
             (part.enable_gradient_checkpointing if part is base.unet else part.gradient_checkpointing_enable)()
         part.train(bool(config.gradient_checkpointing or config.lora_dropout))
+    if config.start_from: start_from_lora(base, config.start_from)
     for part in parts.values(): speed_up(part)
     return {f'{o}.{n}': p for o, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
 
@@ -410,7 +412,7 @@ def run_loop(
 
 SAVE_SECONDS = 600 # A checkpoint is written at least this often, so that a power cut costs ten minutes at the most
 
-# %% ../nbs/07_train.ipynb #67514fb8
+# %% ../nbs/07_train.ipynb #ceddc13a
 @patch
 def export(
     self:Trainer,
@@ -457,6 +459,7 @@ def write_lora(
                              num_train_images=len(plan.examples), num_reg_images=len(plan.class_examples),
                              tag_frequency={plan.name: dict(prompts.most_common(500))}, total_batch_size=self.samples_a_step,
                              **{o: getattr(config, o) for o in kept})
+    metadata.pop('modelspec.date', None)                 # the same run gives the same file, on any day
     return save_lora(path, self.base, metadata)
 
 # %% ../nbs/07_train.ipynb #26d49167
