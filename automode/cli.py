@@ -281,7 +281,7 @@ def train(
     look_first(pictures, captioned=not (flags.get('token') or flags.get('class_word')), base=flags['base'])
     from automode.train import train as train_lora
     run = train_lora(**flags, out=out)
-    print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
+    if not int(os.environ.get('RANK', 0)): print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
     close_run(run, strict)
 
 # %% ../nbs/13_cli.ipynb #7845caaf
@@ -439,7 +439,9 @@ def run_command(
         function(**vars(flags))
     except SystemExit as e: return e.code or 0
     except BrokenPipeError: raise
-    except KeyboardInterrupt as e: return print(f"\n{str(e) or f'stopped; {stopped}'}", file=sys.stderr) or 130
+    except KeyboardInterrupt as e:
+        if not int(os.environ.get('RANK', 0)): print(f"\n{str(e) or f'stopped; {stopped}'}", file=sys.stderr)
+        return 130
     except Exception as e:
         if (text := sentence(e)) is None: raise
         _close_bars()

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
+from .adapters import FastConv2d, FastLinear, LoraProduct
 from .core import quiet
 
 # %% ../nbs/07_counting.ipynb #ddfc04d1
@@ -138,6 +139,13 @@ def _hidden(encoders, n, tokens, width): # `encoder_hidden_states`, as the train
     ids, last = torch.zeros(n, tokens, dtype=torch.long, device='meta'), -1 if len(encoders) == 1 else -2
     return torch.cat([o(ids, output_hidden_states=True).hidden_states[last] for o in encoders], -1)
 
+def _fast(layer, dtype, x): # What `FastLinear` and `FastConv2d` compute on a device
+    base, name = layer.base_layer, layer.active_adapters[0]
+    dtype = dtype or base.weight.dtype
+    bias = None if base.bias is None else base.bias.to(dtype)
+    A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name], layer.keep_weights)
+
 def _checkpoint(unet, encoders, on, device): # The second forward pass, too, is done as the device does it
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))
     if on: unet.enable_gradient_checkpointing(partial(checkpoint, **again))
@@ -159,8 +167,9 @@ def _one_step(
     with counting, device:
         noisy_latents = torch.empty(n, unet.config.in_channels, *latent_size, device='meta')
         noise, timesteps = torch.empty_like(noisy_latents), torch.zeros(n, dtype=torch.long, device='meta')
-        added = pooled_width and dict(text_embeds=noise.new_empty(n, pooled_width), time_ids=noise.new_empty(n, 6))
         encoder_hidden_states = _hidden(encoders, n, tokens, width).to(torch.float32 if autocast else unet.dtype)
+        pooled = encoder_hidden_states.new_empty(n, pooled_width or 0)
+        added = dict(text_embeds=pooled, time_ids=noise.new_empty(n, 6)) if pooled_width else None
         model_pred = unet(noisy_latents if autocast else noisy_latents.to(unet.dtype), timesteps, encoder_hidden_states,
                           added_cond_kwargs=added).sample
         loss = (model_pred.float() - noise).pow(2).mean()
@@ -183,6 +192,8 @@ def count_step(
 ) -> Step: # What it does and needs
     "Count a training step, without doing it"
     unet, encoders = to_meta(unet).train(), [to_meta(o).train() for o in text_encoders]
+    for o in (o for m in (unet, *encoders) for o in m.modules()):
+        if isinstance(o, (FastLinear, FastConv2d)): o.forward = partial(_fast, o, autocast)
     shapes = latent_size, tokens, width or unet.config.cross_attention_dim, pooled_width, checkpointing, autocast
     return _one_step(unet, encoders, 1, *shapes)
 

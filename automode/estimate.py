@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZER_BYTES', 'Memory', 'available_memory', 'Job', 'Estimate', 'estimate', 'Change', 'settings_that_fit',
-           'is_out_of_memory', 'out_of_memory_advice', 'room_for']
+           'is_out_of_memory', 'out_of_memory_advice', 'room_for', 'forecast']
 
 # %% ../nbs/07_estimate.ipynb #6068f7b1
 import os
@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 
-from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed
+from .adapters import add_adapter, speed_up
+from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
 
 # %% ../nbs/07_estimate.ipynb #c8a6decb
 class Memory(NamedTuple):
@@ -79,6 +80,7 @@ class Job:
     train_text_encoder:bool=False # Do the text encoders have adapters too?
     tokens:int=77 # Tokens of a prompt
     pooled_width:int|None=None # Of the pooled embedding, for SDXL
+    class_pictures:bool=False # As many pictures of the class in each batch?
     checkpointing:bool=False # Compute activations twice to save memory?
     autocast:torch.dtype|None=None # Precision of mixed precision; None computes in the weights' own
     optimizer:str='adamw' # Its name
@@ -95,6 +97,8 @@ class Job:
     def count(self) -> Step: # Of one picture
         return count_step(self.unet, self.latent_size, self.tokens, None, self.pooled_width, self.learning,
                           self.checkpointing, self.autocast)
+    @property
+    def at_once(self) -> int: return self.batch_size * (1 + self.class_pictures)
     @property
     def learning(self) -> tuple: # Text encoders that are trained
         return tuple(self.text_encoders) if self.train_text_encoder else ()
@@ -140,9 +144,10 @@ class Estimate:
         numbers = sum(o.numel() for o in trained)
         rest = sum(map(_weight_bytes, job.learning))
         return {'frozen weights': _weight_bytes(job.unet, job.quantize) + rest,
-                'adapters and gradients': 2 * sum(o.nbytes for o in trained) + 4 * numbers * job.ema,
+                # three times: a copy to go back to is kept as well
+                'adapters and gradients': 3 * sum(o.nbytes for o in trained) + 4 * numbers * job.ema,
                 'optimiser': round(numbers * OPTIMIZER_BYTES.get(job.optimizer, 8)),
-                'activations': job.batch_size * self._real(self.step.peak, self.step.made), 'encoded pictures': job.cached}
+                'activations': job.at_once * self._real(self.step.peak, self.step.made), 'encoded pictures': job.cached}
 
     @property
     def while_encoding(self) -> int: # Bytes, with every model there
@@ -156,11 +161,11 @@ class Estimate:
 
     @property
     def flops(self) -> int: # Floating-point operations of a step, all its pictures together
-        return (self.step.forward.flops + self.step.backward.flops) * self.job.batch_size * self.job.accumulation
+        return (self.step.forward.flops + self.step.backward.flops) * self.job.at_once * self.job.accumulation
 
     @property
     def seconds(self) -> dict[str, float]: # Of each part, over the whole run
-        job, n, batches = self.job, self.job.batch_size, self.job.steps * self.job.accumulation
+        job, n, batches = self.job, self.job.at_once, self.job.steps * self.job.accumulation
         forward, backward = (self.speed.seconds(o, n) for o in (self.step.forward, self.step.backward))
         scale = self.measured / (job.accumulation * (forward + backward)) if self.measured else 1
         parts = {'encoding pictures': job.pictures * self.speed.seconds(self.encoding[0], 8) / 8,
@@ -211,7 +216,8 @@ def _changes(
 
 # %% ../nbs/07_estimate.ipynb #48e15b4b
 def _as_settings(job, change): # Under the names that `TrainConfig` has
-    names = dict(checkpointing='gradient_checkpointing', accumulation='gradient_accumulation_steps', latent_size='resolution')
+    names = {'checkpointing': 'gradient_checkpointing', 'accumulation': 'gradient_accumulation_steps',
+             'latent_size': 'resolution'}
     return {names.get(k, k): job.resolution if k == 'latent_size' else v for k, v in change.items()}
 
 def settings_that_fit(
@@ -260,7 +266,8 @@ def out_of_memory_advice(
 # %% ../nbs/07_estimate.ipynb #5534b780
 def _duration(seconds:float) -> str: # In the unit that a person would take
     for unit, size in (('days', 86400), ('hours', 3600), ('minutes', 60)):
-        if seconds >= 2 * size: return f'{seconds/size:.0f} {unit}' if seconds >= 10 * size else f'{seconds/size:.1f} {unit}'
+        number = seconds / size
+        if number >= 2: return f'{number:.0f} {unit}' if number >= 10 else f'{number:.1f} {unit}'
     return f'{seconds:.0f} seconds' if seconds >= 1.5 else 'a second'
 
 def _shares(parts:dict) -> str: # Largest first, without what rounds to nothing
@@ -269,12 +276,12 @@ def _shares(parts:dict) -> str: # Largest first, without what rounds to nothing
     return ', '.join(f'{name} {100*part/total:.0f} %' for name, part in parts if part >= .005 * total)
 
 def room_for(
-    job:Job, # With its models where they are
+    device, # A `torch.device` or its name
+    *models, # What is loaded already
 ) -> Memory|None: # None where it cannot be told
     "Memory that a run can use: what is free, and what its models have already taken"
-    there = available_memory(job.device)
-    models = [o for o in (job.unet, job.vae, *job.text_encoders) if o is not None]
-    taken = sum(o.nbytes for m in models for o in m.parameters() if o.device.type == job.device.type)
+    there = available_memory(device)
+    taken = sum(o.nbytes for m in models for o in m.parameters() if o.device.type == torch.device(device).type)
     return there and Memory(min(there.free + taken, there.total), there.total)
 
 @patch
@@ -297,3 +304,29 @@ def describe(
 
 @patch
 def __str__(self:Estimate): return self.describe()
+
+# %% ../nbs/07_estimate.ipynb #46df094c
+def forecast(
+    base, # A `BaseModel`, without adapters
+    config, # A `TrainConfig` with nothing left open
+    latent_size:tuple[int, int], # Height and width of the largest latents
+    pictures:int, # Pictures to encode
+    held_out:int=0, # Pictures to measure by
+    class_pictures:bool=False, # Are there pictures of the class?
+    autocast:torch.dtype|None=None, # Precision of mixed precision
+    speed:Speed|None=None, # Of the device; None measures it
+) -> Estimate: # Of the run
+    "Estimate a run from its settings"
+    unet, encoders = to_meta(base.unet), {k: to_meta(o) for k, o in base.text_encoders.items()}
+    for o in (unet, *(encoders.values() if config.train_text_encoder else ())):
+        add_adapter(o, config.rank, config.alpha, config.adapter, config.conv_rank, config.lora_dropout, config.use_dora)
+        speed_up(o)
+    second, steps = encoders.get('text_encoder_2'), config.max_train_steps
+    times = lambda every: -(-steps // every) if every else 1
+    return estimate(Job(
+        unet, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, tuple(encoders.values()),
+        config.train_text_encoder, base.tokenizer.model_max_length, second and second.config.projection_dim, class_pictures,
+        config.gradient_checkpointing, autocast, config.optimizer, bool(config.ema_decay), config.quantize,
+        pictures * (1 + (config.flip_p > 0)),
+        validation=held_out and max(32, held_out) * times(config.validate_every_steps),
+        samples=4*20*2 * times(config.save_every_steps), device=base.device), speed)

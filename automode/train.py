@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
            'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
-           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'is_done', 'complete', 'finish',
-           'train']
+           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'sample_prompts', 'describe_job',
+           'is_done', 'complete', 'finish', 'only_run', 'set_up', 'train']
 
-# %% ../nbs/07_train.ipynb #5f24d8a8
-import json, shutil, signal, time
+# %% ../nbs/07_train.ipynb #849d1ac0
+import json, math, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -27,13 +27,16 @@ from .adapters import add_adapter, speed_up
 from .cache import cache_path, clean_cache, digest_file
 from .class_images import class_pictures
 from .config import TrainConfig, fill_in
-from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole
+from .core import Problem, append_row, make_generator, pick_device, pick_dtype, progress, set_seed, write_json, write_whole, writing
 from .dataset import Dataset
 from .batches import StepOrder
+from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .examples import Example, assign, bucket_multiple
 from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
+from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
+from .lora_start import start_from_lora
 from .loss import Batch, Draws, draw_randomness, stretch_to_noise, training_loss
 from .models import BaseModel, count_tokens, load_base, set_aside
 from .monitor import Validation, draw_samples
@@ -74,7 +77,7 @@ def step_orders(
     return [StepOrder(groups[:num], repeats[:num], samples_a_step, seed),
             StepOrder(groups[num:], repeats[num:], samples_a_step, seed + 1) if groups[num:] else None]
 
-# %% ../nbs/07_train.ipynb #e1011930
+# %% ../nbs/07_train.ipynb #e57ce711
 def add_adapters(
     base:BaseModel, # Changed in place
     config:TrainConfig, # Settings
@@ -87,6 +90,7 @@ def add_adapters(
         if config.gradient_checkpointing:
             (part.enable_gradient_checkpointing if part is base.unet else part.gradient_checkpointing_enable)()
         part.train(bool(config.gradient_checkpointing or config.lora_dropout))
+    if config.start_from: start_from_lora(base, config.start_from)
     for part in parts.values(): speed_up(part)
     return {f'{o}.{n}': p for o, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
 
@@ -179,17 +183,15 @@ def add_up_gradients(
 @patch
 def read_losses(
     self:Trainer,
-    stop:bool=False, # Was this process asked to stop?
-) -> tuple[list[float], bool]: # Of each step since the last time; and whether any process was asked to stop
+) -> list[float]: # Of each step since the last time
     "The losses over all processes; `NotFinite` when one of them, or a weight, is no number"
     sound = torch.stack(torch._foreach_norm(self.learned)).sum().isfinite().float()
-    told = [*self.losses, sound, torch.tensor(float(stop), device=sound.device)]
-    *losses, sound, stop = self.accelerator.reduce(torch.stack(told), 'sum').tolist()
+    *losses, sound = self.accelerator.reduce(torch.stack([*self.losses, sound]), 'sum').tolist()
     first, self.losses = self.done - len(losses), []
     bad = [n for n, o in enumerate(losses) if not abs(o) < float('inf')]
     if bad or sound < self.accelerator.num_processes: raise NotFinite(first + bad[0] if bad else self.done - 1, not bad)
     self.keep_sound()
-    return losses, bool(stop)
+    return losses
 
 @patch
 def keep_sound(self:Trainer) -> None:
@@ -276,15 +278,16 @@ def resume(
     run:Run, # The run to go on with
 ) -> None:
     "Go on from the newest checkpoint, and forget what was logged after it"
-    found = newest_checkpoint(run.folder)
-    if found is None: return
-    state = load_checkpoint(found, self.parameters, self.optimizer, self.lr_scheduler, self.ema, self.scaler)
-    share = self.accelerator.is_main_process                # the others' shares are in the sum already
-    self.losses = [torch.tensor(o if share else 0., device=self.accelerator.device) for o in state['losses']]
-    self.done = state['step']
-    self.keep_sound()
-    rows = [o for o in run.metrics if o['step'] <= self.done]
-    if self.accelerator.is_main_process: write_whole(run.folder/'metrics.jsonl', ''.join(json.dumps(o) + '\n' for o in rows))
+    found = newest_checkpoint(run.folder, self.accelerator.print)
+    if found:
+        state = load_checkpoint(found, self.parameters, self.optimizer, self.lr_scheduler, self.ema, self.scaler)
+        share = self.accelerator.is_main_process            # the others' shares are in the sum already
+        self.losses = [torch.tensor(o if share else 0., device=self.accelerator.device) for o in state['losses']]
+        self.done = state['step']
+        self.keep_sound()
+    rows = [o for o in run.metrics if found and o['step'] <= self.done]
+    if self.accelerator.is_main_process and rows != run.metrics:
+        with writing(run.folder): write_whole(run.folder/'metrics.jsonl', ''.join(json.dumps(o) + '\n' for o in rows))
 
 # %% ../nbs/07_train.ipynb #7806cead
 class Log:
@@ -298,8 +301,12 @@ class Log:
     ):
         self.trainer, self.folder, self.validation, self.prompts = trainer, plan.folder, validation, prompts
         self.accelerator, self.config = trainer.accelerator, trainer.config
-        self.started, self.begun, self.saved = time.time(), trainer.done, time.time()
+        self.started, self.begun, self.saved, self.next_ask = time.time(), trainer.done, time.time(), 0
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
+
+    @property
+    def seconds(self) -> float: # Of a step, on the average
+        return (time.time() - self.started) / max(1, self.trainer.done - self.begun)
 
     def write(self, row:dict) -> None: # A row of `metrics.jsonl`
         "Add a row, and tell the trackers"
@@ -310,17 +317,29 @@ class Log:
 @patch
 def losses(
     self:Log,
-    stop:bool, # Was this process asked to stop?
-) -> tuple[dict, bool]: # The row, and whether any process was asked to stop
+) -> dict: # The row
     "Log the mean loss since the last row"
     trainer = self.trainer
-    losses, stop = trainer.read_losses(stop)
-    seconds = (time.time() - self.started) / max(1, trainer.done - self.begun)
+    losses, seconds = trainer.read_losses(), self.seconds
     row = dict(step=trainer.done, loss=round(sum(losses)/len(losses), 6), learning_rate=trainer.lr_scheduler.get_last_lr()[0],
                seconds_per_step=round(seconds, 4), samples_per_second=round(trainer.samples_a_step/seconds, 2))
     if self.accelerator.device.type == 'cuda': row |= dict(memory=torch.cuda.max_memory_allocated())
     self.write(row)
-    return row, stop
+    return row
+
+@patch
+def ask(
+    self:Log,
+    asked:bool, # Was this process asked to stop?
+) -> tuple[bool, bool]: # Shall all stop? Is a checkpoint overdue?
+    "Let all processes agree on what one of them noticed; several ask about every five seconds, since asking makes a GPU wait"
+    late, num = time.time() - self.saved > SAVE_SECONDS, self.accelerator.num_processes
+    if num == 1: return asked, late
+    if self.trainer.done < self.next_ask: return False, False
+    told = torch.tensor([asked, late, self.seconds], device=self.accelerator.device)
+    asked, late, seconds = self.accelerator.reduce(told, 'sum').tolist()
+    self.next_ask = self.trainer.done + max(1, int(5 * num / seconds))
+    return asked > 0, late > 0
 
 @patch
 def validate(self:Log) -> None:
@@ -372,7 +391,7 @@ def run_loop(
     config, last = trainer.config, trainer.config.max_train_steps
     due = lambda every: trainer.done == last or (every and trainer.done % every == 0)
     bar = progress(range(last), f'training {name}', initial=trainer.done, disable=not trainer.accelerator.is_main_process or None)
-    alone, stop = trainer.accelerator.num_processes == 1, False
+    stop = False
     with stop_asked() as asked:
         if trainer.done == 0:
             log.validate()
@@ -380,13 +399,11 @@ def run_loop(
         while trainer.done < last and not stop:
             trainer.step()
             bar.update(1)
-            if due(config.log_every_steps):
-                row, stop = log.losses(bool(asked))
-                bar.set_postfix(loss=f"{row['loss']:.4f}", refresh=False)
+            if due(config.log_every_steps): bar.set_postfix(loss=f"{log.losses()['loss']:.4f}", refresh=False)
             if due(config.validate_every_steps): log.validate()
+            stop, late = log.ask(bool(asked))
             if due(config.save_every_steps): log.checkpoint()
-            elif time.time() - log.saved > SAVE_SECONDS and alone: log.checkpoint(draw=False)
-            stop = stop or (alone and bool(asked))
+            elif late: log.checkpoint(draw=False)
         bar.close()
         if stop and trainer.done < last:
             log.checkpoint(draw=False)
@@ -395,7 +412,7 @@ def run_loop(
 
 SAVE_SECONDS = 600 # A checkpoint is written at least this often, so that a power cut costs ten minutes at the most
 
-# %% ../nbs/07_train.ipynb #67514fb8
+# %% ../nbs/07_train.ipynb #ceddc13a
 @patch
 def export(
     self:Trainer,
@@ -442,6 +459,7 @@ def write_lora(
                              num_train_images=len(plan.examples), num_reg_images=len(plan.class_examples),
                              tag_frequency={plan.name: dict(prompts.most_common(500))}, total_batch_size=self.samples_a_step,
                              **{o: getattr(config, o) for o in kept})
+    metadata.pop('modelspec.date', None)                 # the same run gives the same file, on any day
     return save_lora(path, self.base, metadata)
 
 # %% ../nbs/07_train.ipynb #26d49167
@@ -551,7 +569,33 @@ def describe(
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
 
-# %% ../nbs/07_train.ipynb #5d5b77ea
+# %% ../nbs/07_train.ipynb #8a5d91f2
+def sample_prompts(
+    plan:Plan, # Its pictures have prompts
+) -> list[str]: # Four at the most
+    "What to draw at each checkpoint"
+    different = list(dict.fromkeys(o.prompt for o in plan.examples))
+    return [plan.config.sample_prompt] if plan.config.sample_prompt else different[:4]
+
+def describe_job(
+    trainer:Trainer, # Ready to train
+    validation:Validation|None, # Held-out pictures, if there are any
+    prompts:list[str], # What is drawn at each checkpoint
+) -> Job: # What is asked of the device
+    "Say what is left to do, in numbers"
+    base, cache, config, accelerator = trainer.base, trainer.cache, trainer.config, trainer.accelerator
+    steps, pooled = config.max_train_steps - trainer.done, cache.encoded and cache.encoded.pooled
+    tensors = [*cache.mean, *cache.std, *[o for o in cache.encoded or () if o is not None]]
+    autocast = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
+    asked = validation.num * (steps // config.validate_every_steps + 1) if validation and config.validate_every_steps else 0
+    drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
+    return Job(base.unet, max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod), steps, config.batch_size * (2 if trainer.class_order else 1),
+               config.gradient_accumulation_steps, base.vae, tuple(base.text_encoders.values()), config.train_text_encoder,
+               cache.input_ids.shape[-1], None if pooled is None else pooled.shape[-1], config.gradient_checkpointing, autocast,
+               config.optimizer, bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
+               cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
+
+# %% ../nbs/07_train.ipynb #b08a6518
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -585,11 +629,14 @@ def finish(
     validation:Validation|None, # Held-out pictures, if there are any
 ) -> None:
     "Train to the end, and export"
-    accelerator, config = trainer.accelerator, plan.config
-    different = list(dict.fromkeys(o.prompt for o in plan.examples))
-    prompts = [config.sample_prompt] if config.sample_prompt else different[:4]
-    try: run_loop(trainer, Log(trainer, plan, validation, prompts), plan.name)
+    accelerator = trainer.accelerator
+    job = describe_job(trainer, validation, sample_prompts(plan))
+    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job)))
+    try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
+    except (RuntimeError, MemoryError) as e:
+        if not is_out_of_memory(e): raise
+        raise Problem(out_of_memory_advice(needs if accelerator.is_main_process else estimate(job))) from e
     if accelerator.is_main_process: trainer.export(plan)
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
@@ -598,6 +645,36 @@ def finish(
     accelerator.end_training()
 
 # %% ../nbs/07_train.ipynb #420881db
+@contextmanager
+def only_run(
+    plan:Plan, # Its folder
+    accelerator:Accelerator, # Its first process speaks for all
+) -> Iterator[None]: # Within the block, no other command trains into the folder
+    "Refuse a second run in the same folder while the first is at work"
+    if not accelerator.is_main_process:
+        yield
+        return
+    with writing(plan.folder): plan.folder.mkdir(parents=True, exist_ok=True)
+    with lock_dataset(plan.folder, wait=0, task='train'): yield
+
+def set_up(
+    plan:Plan, # What is asked for; what was left open is filled in
+    base:str|Path, # Base model, as the user named it
+    accelerator:Accelerator, # One device, or many
+) -> tuple[Trainer, Validation|None]: # At step 0, or where a checkpoint left it; and the held-out pictures
+    "Load the base, say what is about to happen, and find the checkpoint to go on from"
+    config, precision = plan.config, accelerator.mixed_precision
+    model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
+    add_class_pictures(plan, model, accelerator)
+    accelerator.print(describe(plan, model, complete(plan, model, accelerator)))
+    trainer, validation = get_ready(plan, model, accelerator)
+    if accelerator.is_main_process: start_run(plan, trainer.samples_a_step)
+    accelerator.wait_for_everyone()
+    trainer.resume(Run(plan.folder))
+    if trainer.done: accelerator.print(f'going on from step {trainer.done}')
+    if config.log_with: accelerator.init_trackers('automode', config={k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))})
+    return trainer, validation
+
 @delegates(TrainConfig)
 def train(
     dataset:str|Path|Dataset, # A captioned folder, or any folder of pictures when a `token` is given
@@ -617,16 +694,7 @@ def train(
     if is_done(plan.folder, config.max_train_steps):
         accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")
         return Run(plan.folder)
-    precision = accelerator.mixed_precision
-    model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
-    add_class_pictures(plan, model, accelerator)
-    samples_a_step = complete(plan, model, accelerator)
-    accelerator.print(describe(plan, model, samples_a_step))
-    trainer, validation = get_ready(plan, model, accelerator)
-    if accelerator.is_main_process: start_run(plan, trainer.samples_a_step)
-    accelerator.wait_for_everyone()
-    trainer.resume(Run(plan.folder))
-    if trainer.done: accelerator.print(f'going on from step {trainer.done}')
-    if config.log_with: accelerator.init_trackers('automode', config={k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))})
-    finish(trainer, plan, validation)
+    with only_run(plan, accelerator):
+        trainer, validation = set_up(plan, base, accelerator)
+        finish(trainer, plan, validation)
     return Run(plan.folder)
