@@ -7,7 +7,7 @@ __all__ = ['open_base', 'find_lora', 'put_lora', 'switch_lora', 'load_pipeline',
            'save_picture', 'generate', 'sheet', 'compare']
 
 # %% ../nbs/08_generate.ipynb #4fc71b89
-import logging, re, warnings
+import re, warnings
 from io import BytesIO
 from pathlib import Path
 

@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['info', 'info_text', 'convert', 'merge', 'merge_into', 'resize_layer', 'resize']
 
-# %% ../nbs/06_lora_tools.ipynb #92c28f06
+# %% ../nbs/06_lora_tools.ipynb #32894ccb
 import json
 from collections import Counter
 from pathlib import Path
 
 import torch
 
-from .core import Problem, pick_dtype, whole_folder
+from .core import Problem, pick_dtype, quiet, whole_folder
 from .layers import change_of, kind_of, open_lora, rank_of, read_layers, row_norms
 from .lora import base_weight, diffusers_tensors, kohya_tensors, load_lora, peft_settings, read_lora_info
 from .lora import with_dora_scale, write_lora
 from .models import as_pipeline, load_base
 
-# %% ../nbs/06_lora_tools.ipynb #82c397b4
+# %% ../nbs/06_lora_tools.ipynb #1409edd3
 def info(
     path:str|Path, # A LoRA file of any kind
 ) -> dict: # What `read_lora_info` finds; `dtype`, `parts` with the number of layers in each, `tags` with counts, `problem`
@@ -47,7 +47,8 @@ def info_text(
     if found['conv_rank']: rank += f", convolutions rank {found['conv_rank']}"
     name = dict(lora='LoRA', loha='LoHa', lokr='LoKr')[found['kind']] + (' with DoRA' if found['dora'] else '')
     parts = ', '.join(f'{v} in {k}' for k, v in found['parts'].items()) or str(found['layers'])
-    lines = [f"{name}, {rank}", f"layers: {parts}", f"names: {found['naming']}, {found['dtype']}, {found['bytes']/1e6:.1f} MB"]
+    lines = [f"{name}, {rank}", f"layers: {parts}",
+             f"names: {found['naming']}, {found['dtype']}, {found['bytes']/1e6:.1f} MB"]
     made = [found.get(o) for o in ('modelspec.architecture', 'ss_base_model_version', 'ss_sd_model_name')]
     if any(made): lines.append(f"base: {', '.join(o for o in made if o)}")
     if found.get('modelspec.trigger_phrase'): lines.append(f"trigger: {found['modelspec.trigger_phrase']}")
@@ -57,7 +58,7 @@ def info_text(
     if 'problem' in found: lines.append(f"problem: {found['problem']}")
     return '\n'.join(lines)
 
-# %% ../nbs/06_lora_tools.ipynb #1adf3e24
+# %% ../nbs/06_lora_tools.ipynb #c92959d4
 def _dtype_of(
     path:str|Path, # A LoRA file
 ) -> str: # `float16` and the like
@@ -82,7 +83,8 @@ def _with_magnitude(
     for layer, tensors in layers.items():
         if 'dora_scale' not in tensors: continue
         weight = base_weight(models, layer).float().cpu()
-        if len(tensors['dora_scale']) != len(weight): raise Problem('this DoRA has the lengths of columns; diffusers has rows')
+        if len(tensors['dora_scale']) != len(weight):
+            raise Problem('this DoRA has the lengths of columns, and diffusers has rows; use the file as it is')
         tensors['magnitude'] = row_norms(weight + change_of(tensors, weight, layer)).flatten()
         del tensors['dora_scale']
     return layers
@@ -92,13 +94,17 @@ def _take_alphas(
     alphas:str, # What was noted when they were multiplied in
 ) -> None:
     "Take noted alphas out of `B`"
-    known = json.loads(alphas)
+    try: known = json.loads(alphas)
+    except ValueError: known = {}
+    if not isinstance(known, dict): known = {}
     for layer, tensors in layers.items():
         rank, alpha = rank_of(tensors), known.get(layer)
         if not isinstance(alpha, (int, float)) or not alpha or 'up' not in tensors: continue
         tensors['up'], tensors['alpha'] = tensors['up']/(alpha/rank), torch.tensor(float(alpha))
 
-# %% ../nbs/06_lora_tools.ipynb #c01072e1
+# %% ../nbs/06_lora_tools.ipynb #ec8ebdd8
+_of_diffusers = 'automode.alphas', 'automode.dtype', 'lora_adapter_metadata'          # what our files in its form say
+
 def _to_diffusers(
     layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer
     metadata:dict[str,str], # Text
@@ -106,7 +112,7 @@ def _to_diffusers(
 ) -> tuple[dict[str,torch.Tensor],dict[str,str]]: # Tensors by diffusers' names, in float32; text
     "Name layers as diffusers does, and note what gets lost by that"
     kinds = {kind_of(o) for o in layers.values()} | {'Tucker factors' for o in layers.values() if 'mid' in o}
-    if kinds != {'lora'}: raise Problem(f"diffusers cannot read {', '.join(sorted(kinds - {'lora'}))}; use the file as it is")
+    if others := kinds - {'lora'}: raise Problem(f"diffusers cannot read {', '.join(sorted(others))}; use the file as it is")
     parts = diffusers_tensors(layers)
     settings = {f'{part}.{k}': v for part, state in parts.items() for k, v in peft_settings(state).items()}
     alphas = {k: float(v['alpha']) for k, v in layers.items() if 'alpha' in v and float(v['alpha'])}
@@ -126,9 +132,10 @@ def convert(
     model = None if base is None else load_base(base, device='cpu', dtype='float32')
     blocks = 2 if model is None else model.unet.config.layers_per_block
     layers, metadata = read_layers(path, blocks)
-    noted = {o: metadata.pop(o, '') for o in ('automode.alphas', 'automode.dtype', 'automode.dora_norm', 'lora_adapter_metadata')}
+    noted = {o: metadata.pop(o, '') for o in (*_of_diffusers, 'automode.dora_norm')}
     lengths = any({'magnitude', 'dora_scale'} & o.keys() for o in layers.values())
-    if lengths and model is None: raise Problem("a DoRA is written by the lengths of the base's rows; give the base with --base")
+    if lengths and model is None:
+        raise Problem("a DoRA is written by the lengths of the base's rows; give the base with --base")
     if noted['automode.alphas']: _take_alphas(layers, noted['automode.alphas'])
     if to == 'diffusers':
         layers = _with_magnitude(model, layers) if lengths else layers
@@ -139,14 +146,15 @@ def convert(
     dtype = pick_dtype('cpu', dtype or noted['automode.dtype'] or _dtype_of(path))
     return write_lora(out, kohya_tensors(layers, sdxl, blocks, dtype), metadata)
 
-# %% ../nbs/06_lora_tools.ipynb #29dca6a8
+# %% ../nbs/06_lora_tools.ipynb #7a754f00
 def _check_weights(
     paths:list, # LoRA files
     weights:list[float]|None, # How strongly each of them acts; None is 1 for each
 ) -> list[float]: # As many as files
     "A weight for each file"
     weights = [1.]*len(paths) if weights is None else list(weights)
-    if len(weights) != len(paths): raise Problem(f"there are {len(paths)} LoRAs and {len(weights)} weights; give one weight for each")
+    if len(weights) != len(paths):
+        raise Problem(f"there are {len(paths)} LoRAs and {len(weights)} weights; give one weight for each")
     return weights
 
 def merge(
@@ -160,7 +168,8 @@ def merge(
     for (layers, _), path, weight in zip(read, paths, _check_weights(paths, weights)):
         for layer, tensors in layers.items():
             if kind_of(tensors) != 'lora' or {'mid', 'magnitude', 'dora_scale'} & tensors.keys():
-                raise Problem(f"'{path}' is no plain LoRA and cannot be put beside another; merge it into a base with --base")
+                raise Problem(f"'{path}' is no plain LoRA and cannot be put beside another; "
+                              "merge it into a base with --base")
             rank = len(tensors['down'])
             scale = weight*float(tensors.get('alpha', rank))/rank
             root, has = abs(scale)**.5, joined.setdefault(layer, dict(down=[], up=[]))
@@ -174,8 +183,8 @@ def merge(
     sdxl = _is_sdxl(layers, metadata)
     return write_lora(out, kohya_tensors(layers, sdxl, dtype=pick_dtype('cpu', dtype or _dtype_of(paths[0]))), metadata)
 
-_of_base = ('ss_base_model_version', 'ss_v2', 'ss_sd_model_name', 'ss_resolution', 'modelspec.sai_model_spec', 'modelspec.architecture',
-            'modelspec.implementation', 'modelspec.prediction_type', 'modelspec.resolution')
+_of_base = ('ss_base_model_version', 'ss_v2', 'ss_sd_model_name', 'ss_resolution', 'modelspec.sai_model_spec',
+            'modelspec.architecture', 'modelspec.implementation', 'modelspec.prediction_type', 'modelspec.resolution')
 
 def _dims(
     layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer, alpha = rank
@@ -187,7 +196,7 @@ def _dims(
     found = dict(ss_network_module='networks.lora', ss_network_dim=say(ranks or conv), ss_network_alpha=say(ranks or conv))
     return found | (dict(ss_network_args=json.dumps(dict(conv_dim=say(conv), conv_alpha=say(conv)))) if conv else {})
 
-# %% ../nbs/06_lora_tools.ipynb #e750137b
+# %% ../nbs/06_lora_tools.ipynb #269ed8f4
 def merge_into(
     base:str|Path, # `starter`, a folder, a file, or a Hugging Face id
     paths:list[str|Path], # LoRA files of any kind
@@ -201,10 +210,10 @@ def merge_into(
     weights = _check_weights(paths, weights)
     model = load_base(base, device='cpu', dtype='float32')
     for path, weight in zip(paths, weights): load_lora(model.unet, model.text_encoders, path, weight).kept.clear()
-    with whole_folder(out) as tmp: as_pipeline(model).to(dtype=pick_dtype('cpu', dtype)).save_pretrained(tmp)
+    with whole_folder(out) as tmp, quiet(): as_pipeline(model).to(dtype=pick_dtype('cpu', dtype)).save_pretrained(tmp)
     return Path(out)
 
-# %% ../nbs/06_lora_tools.ipynb #2c9ce25f
+# %% ../nbs/06_lora_tools.ipynb #e26ce482
 def _singular(
     tensors:dict[str,torch.Tensor], # A LoRA's layer
 ) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # U, S and V of its change
@@ -225,8 +234,8 @@ def resize_layer(
     keep = min(rank or len(S), len(S))
     if energy: keep = min(keep, int((share < energy - 1e-6).sum()) + 1)
     root, down, up = S[:keep].sqrt(), tensors['down'], tensors['up']
-    new = dict(down=(root[:, None]*V[:keep]).view(keep, *down.shape[1:]), up=(U[:, :keep]*root).reshape(len(up), keep, *up.shape[2:]),
-               alpha=torch.tensor(float(keep)))
+    new = dict(down=(root[:, None]*V[:keep]).view(keep, *down.shape[1:]),
+               up=(U[:, :keep]*root).reshape(len(up), keep, *up.shape[2:]), alpha=torch.tensor(float(keep)))
     return new, float(share[keep - 1]) if S.any() else 1.
 
 def resize(
@@ -247,7 +256,7 @@ def resize(
     is_conv = lambda o: o['down'].dim() == 4 and o['down'].shape[2:] != (1, 1)
     made = {k: resize_layer(o, conv_rank or rank if is_conv(o) else rank, energy) for k, o in layers.items()}
     layers, shares = {k: o for k, (o, _) in made.items()}, [o for _, o in made.values()]
-    for o in ('automode.alphas', 'automode.dtype', 'lora_adapter_metadata'): metadata.pop(o, None)
+    for o in _of_diffusers: metadata.pop(o, None)
     sdxl, dtype = _is_sdxl(layers, metadata), pick_dtype('cpu', dtype or _dtype_of(path))
     written = write_lora(out, kohya_tensors(layers, sdxl, dtype=dtype), metadata | _dims(layers))
     return written, sum(shares)/len(shares)
