@@ -596,7 +596,7 @@ def describe_job(
                autocast=autocast, optimizer=config.optimizer, ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
                cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
 
-# %% ../nbs/07_train.ipynb #b08a6518
+# %% ../nbs/07_train.ipynb #7fc4cbbc
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -632,7 +632,7 @@ def finish(
     "Train to the end, and export"
     accelerator = trainer.accelerator
     job = describe_job(trainer, validation, sample_prompts(plan))
-    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job)))
+    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job.device, job.unet)))
     try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
