@@ -214,7 +214,7 @@ class Speed(NamedTuple):
     "What a device does in a second, as measured or as given"
     flops:float # Floating-point operations a second, in products and convolutions
     bytes:float # Bytes moved a second
-    call:float # Seconds that the smallest operation takes
+    call:float # Seconds that the smallest layer takes
 
     def seconds(self, work:Work, n:int=1) -> float: # Of work with `n` pictures
         return sum(count * max(n * flops / self.flops, n * moved / self.bytes, self.call)
@@ -245,6 +245,7 @@ def measure_speed(
     a, b = torch.randn(1024, 640, **made), torch.randn(640, 640, **made)
     conv = 2*9*320*320*32*32 * _rate(lambda: F.conv2d(x, kernel, padding=1), device, enough)
     product = 2*1024*640*640 * _rate(lambda: a @ b, device, enough)
-    large, small = torch.zeros(16_000_000, device=device), torch.zeros(8, device=device)
+    large, small = torch.zeros(16_000_000, device=device), torch.zeros(8, 8, **made)
+    layer = torch.nn.Linear(8, 8, **made)
     moved = 3 * large.nbytes * _rate(lambda: large + large, device, enough)
-    return Speed(2 / (1/conv + 1/product), moved, 1 / _rate(lambda: small + small, device, enough))
+    return Speed(2 / (1/conv + 1/product), moved, 1 / _rate(lambda: layer(small), device, enough))

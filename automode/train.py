@@ -569,7 +569,7 @@ def describe(
     if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
     return '\n'.join(lines)
 
-# %% ../nbs/07_train.ipynb #8a5d91f2
+# %% ../nbs/07_train.ipynb #cbf636ca
 def sample_prompts(
     plan:Plan, # Its pictures have prompts
 ) -> list[str]: # Four at the most
@@ -589,13 +589,14 @@ def describe_job(
     autocast = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
     asked = validation.num * (steps // config.validate_every_steps + 1) if validation and config.validate_every_steps else 0
     drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
-    return Job(base.unet, max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod), steps, config.batch_size * (2 if trainer.class_order else 1),
-               config.gradient_accumulation_steps, base.vae, tuple(base.text_encoders.values()), config.train_text_encoder,
-               cache.input_ids.shape[-1], None if pooled is None else pooled.shape[-1], config.gradient_checkpointing, autocast,
-               config.optimizer, bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
+    size = max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod)
+    return Job(base.unet, size, steps, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
+               class_pictures=trainer.class_order is not None, vae=base.vae, text_encoders=tuple(base.text_encoders.values()), train_text_encoder=config.train_text_encoder,
+               tokens=cache.input_ids.shape[-1], pooled_width=None if pooled is None else pooled.shape[-1], checkpointing=config.gradient_checkpointing,
+               autocast=autocast, optimizer=config.optimizer, ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
                cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
 
-# %% ../nbs/07_train.ipynb #b08a6518
+# %% ../nbs/07_train.ipynb #7fc4cbbc
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -631,7 +632,7 @@ def finish(
     "Train to the end, and export"
     accelerator = trainer.accelerator
     job = describe_job(trainer, validation, sample_prompts(plan))
-    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job)))
+    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job.device, job.unet)))
     try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
