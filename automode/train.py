@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Trainer', 'step_orders', 'add_adapters', 'parameter_groups', 'add_up_gradients', 'NotFinite',
            'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'make_accelerator', 'add_class_pictures',
-           'get_ready', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'is_done', 'complete', 'finish',
-           'only_run', 'set_up', 'train']
+           'get_ready', 'shard', 'encode_all', 'aside_folder', 'kept_folder', 'describe', 'is_done', 'complete',
+           'finish', 'only_run', 'set_up', 'train']
 
 # %% ../nbs/07_train.ipynb #5f24d8a8
-import json, shutil, signal, time
+import json, os, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -22,6 +22,8 @@ from accelerate import Accelerator
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from safetensors.torch import load_file, save as to_safetensors
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 
 from .adapters import add_adapter, speed_up
 from .cache import cache_path, clean_cache, digest_file
@@ -37,7 +39,7 @@ from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import Batch, Draws, draw_randomness, stretch_to_noise, training_loss
 from .models import BaseModel, count_tokens, load_base, set_aside
-from .monitor import Validation, draw_samples
+from .monitor import Validation, draw_samples, is_sharded
 from .optim import Ema, check_optimizer, evaluation_mode, make_lr_scheduler, make_optimizer
 from .resume import load_checkpoint, newest_checkpoint, prune_checkpoints, save_checkpoint
 from .run import Plan, Run, check_same_run, keep_samples_a_step, make_plan, pick_best, start_run, take_from
@@ -362,7 +364,7 @@ def checkpoint(self:Log, draw:bool=True) -> None: # With pictures?
 @patch
 def draw(self:Log) -> None:
     "Draw the prompts as they come out now"
-    if not self.accelerator.is_main_process: return
+    if not self.accelerator.is_main_process and not is_sharded(self.trainer.base): return
     path = self.folder/'samples'/f'step-{self.trainer.done:06d}.png'
     with self.trainer.meant_weights():
         draw_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)
@@ -471,7 +473,7 @@ def make_accelerator(
     names = {torch.float32: 'no', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
     precision = mixed_precision or (names[pick_dtype('cuda')] if on_gpu else 'no')
     if log_with and not find_spec(log_with): raise Problem(f"{log_with} is not installed; pip install {log_with}")
-    try: return Accelerator(mixed_precision=precision, cpu=device == 'cpu', log_with=log_with, project_dir=folder)
+    try: return Accelerator(mixed_precision=precision, cpu=device == 'cpu' or not torch.accelerator.is_available(), log_with=log_with, project_dir=folder)
     except ValueError as e:
         raise Problem(f"mixed_precision '{mixed_precision}' cannot be used here ({e}); say no, fp16 or bf16") from None
 
@@ -505,9 +507,20 @@ def get_ready(
     validation = None
     if plan.held_out: validation = Validation(encode_all(plan, base, accelerator, plan.held_out), config, batch_size=config.batch_size)
     trainer = Trainer(base, cache, config, accelerator)
+    if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1: shard(base, trainer.learned, accelerator)
     set_aside(base, aside_folder(plan, accelerator))
     if config.compile: base.unet.compile()
     return trainer, validation
+
+def shard(
+    base:BaseModel, # With adapters; changed in place
+    learned:Sequence[torch.nn.Parameter], # What is trained; every process keeps all of it
+    accelerator:Accelerator, # Several processes, from `accelerate launch --use_fsdp`
+) -> None:
+    "Let each process hold a part of the frozen unet, for one that is too large for a device"
+    unet, mesh = base.unet, init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for part in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet): fully_shard(part, mesh=mesh, ignored_params=set(learned))
+    accelerator.print(f'each of {accelerator.num_processes} processes holds a part of the unet')
 
 def encode_all(
     plan:Plan, # Says where encoded pictures are kept
