@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['difference', 'layer_tensors', 'adapted_parts', 'adapter_tensors', 'kohya_tensors', 'base_weight', 'with_dora_scale',
-           'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'write_lora', 'save_lora',
+           'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'write_lora', 'in_order', 'save_lora',
            'read_lora_info', 'diffusers_tensors', 'peft_settings', 'write_diffusers', 'save_diffusers_lora',
            'LoadedLora', 'load_lora']
 
@@ -176,7 +176,7 @@ def with_hashes(
     return metadata | dict(sshs_model_hash=hashlib.sha256(data[start:]).hexdigest(),
                            sshs_legacy_hash=hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8])
 
-# %% ../nbs/06_lora.ipynb #3fb34ce2
+# %% ../nbs/06_lora.ipynb #d9621b34
 def write_lora(
     path:str|Path, # A `.safetensors` file
     state:dict[str,torch.Tensor], # Tensors by the names that the file is to have
@@ -186,7 +186,19 @@ def write_lora(
     bad = [k for k, v in state.items() if not torch.isfinite(v).all()]
     if bad: raise Problem(f"the LoRA has weights that are not finite ({bad[0]} and {len(bad)-1} more) and was not written; "
                           "lower the learning rate")
-    return write_whole(path, to_safetensors({k: v.contiguous() for k, v in state.items()}, with_hashes(state, metadata)))
+    data = to_safetensors({k: v.contiguous() for k, v in state.items()}, with_hashes(state, metadata))
+    return write_whole(path, in_order(data))
+
+def in_order(
+    data:bytes, # A `.safetensors` file; its writer puts the texts in any order
+) -> bytes: # The same, its texts sorted
+    "Make the same content the same file"
+    end = 8 + int.from_bytes(data[:8], 'little')
+    header = json.loads(data[8:end])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)                              # tensors begin at a multiple of eight
+    return len(text).to_bytes(8, 'little') + text + data[end:]
 
 def save_lora(
     path:str|Path, # A `.safetensors` file
