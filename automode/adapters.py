@@ -241,7 +241,7 @@ def _fast_forward(
 ) -> torch.Tensor: # Its output
     "Compute `layer` in one go where that can be done, else PEFT's way"
     name, base, device = _plain_adapter(layer), layer.base_layer, x.device.type
-    auto = torch.is_autocast_enabled(device)
+    auto = device != 'meta' and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if auto else base.weight.dtype
     if name is None or args or kwargs or not (auto or x.dtype == dtype):
         return super(type(layer), layer).forward(x, *args, **kwargs)

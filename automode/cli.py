@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['commands', 'command', 'given', 'look_first', 'PlainOutput', 'read_reasons', 'close', 'close_run', 'least_sure',
-           'caption', 'check', 'captions', 'convert', 'train', 'generate', 'run', 'demo', 'dreambooth', 'sentence',
-           'overview', 'run_command', 'main']
+           'caption', 'check', 'captions', 'convert', 'train', 'generate', 'lora', 'run', 'demo', 'dreambooth',
+           'sentence', 'overview', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #6abb0952
 import os, signal, sys, warnings
@@ -308,6 +308,40 @@ def generate(
     from automode.generate import generate as draw
     images = draw(prompt, **given(locals(), 'prompt', 'draw'))
     print(f"{len(images)} picture{'s'*(len(images) > 1)} in {out}")
+
+# %% ../nbs/13_cli.ipynb #e948382e
+@command("""automode lora info run/run.safetensors
+  automode lora convert run/run.safetensors --to diffusers --out theirs.safetensors
+  automode lora resize large.safetensors --rank 8 --out small.safetensors
+  automode lora merge one.safetensors --with two.safetensors --weights .8 .5 --out both.safetensors
+  automode lora merge one.safetensors --base starter --out merged""",
+         'nothing was written')
+def lora(
+    action:str, # info, convert, resize or merge
+    lora:str, # A LoRA file: ours, or one of kohya's, diffusers', A1111's
+    out:str|None=None, # The new file; with --base a folder for the new model
+    to:str='kohya', # For convert: whose names, kohya (A1111 and ComfyUI too) or diffusers
+    base:str|None=None, # For merge: the base to add it to. For convert: the base of a DoRA
+    with_:list[str]|None=None, # For merge: the other LoRA files
+    weights:list[str]|None=None, # For merge: how strongly each acts, the first one's first (default: 1 each)
+    rank:int|None=None, # For resize: rank at the most
+    conv_rank:int|None=None, # For resize: the same for 3x3 convolutions (default: --rank)
+    energy:float|None=None, # For resize: share of the change to keep, above 0 and up to 1; each layer gets the rank it needs
+    dtype:str|None=None, # float32, float16, bfloat16: precision of the result (default: as it was; with --base float32)
+) -> None:
+    "Look into a LoRA file, convert it, make it smaller, or merge several"
+    if action not in ('info', 'convert', 'resize', 'merge'): raise Problem(f"'{action}' is none of info, convert, resize, merge")
+    if action != 'info' and out is None: raise Problem('say where to write: --out')
+    from automode import lora_tools as tools
+    if action == 'info': return print(tools.info_text(tools.info(lora)))
+    if action == 'convert': return print(tools.convert(lora, out, to, base, dtype))
+    if action == 'resize':
+        written, share = tools.resize(lora, out, rank, conv_rank, energy, dtype)
+        return print(f'{written}: keeps {share:.1%} of the change')
+    try: numbers = weights and [float(o) for o in weights]
+    except ValueError: raise Problem(f"{' '.join(weights)} are not all numbers; --weights .8 .5, one for each LoRA") from None
+    if base is None: return print(tools.merge([lora, *(with_ or [])], out, numbers, dtype))
+    print(tools.merge_into(base, [lora, *(with_ or [])], out, numbers, dtype))
 
 # %% ../nbs/13_cli.ipynb #8486dc70
 @command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there', settings=True)

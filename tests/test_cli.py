@@ -9,7 +9,7 @@ from automode.core import data_path
 from automode.lora import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
-COMMANDS = 'caption check captions convert train generate run demo dreambooth'.split()
+COMMANDS = 'caption check captions convert train generate lora run demo dreambooth'.split()
 SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
 FLAGS = {
     'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
@@ -21,6 +21,7 @@ FLAGS = {
     'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
     'run': 'captioner base out prompt max_train_steps batch_size rank alpha learning_rate resolution seed',
     'demo': 'out',
+    'lora': 'out to base with weights rank conv_rank energy dtype',
     'dreambooth': 'project_name training_model regularization_images training_images max_training_steps class_word token flip_p learning_rate '
                   'save_every_x_steps seed token_only config_file_path debug gpu'}
 
