@@ -130,14 +130,15 @@ def test_trackers(place):
 
 WATCHED = """
 import os, sys
-import automode.train as training
-def watch(name):
-    inner = getattr(training, name)
+import automode.step, automode.train
+def watch(module, name):
+    inner = getattr(module, name)
     def watched(*args, **kwargs):
         print(f"{name} by {os.environ.get('RANK', 0)}", flush=True)
         return inner(*args, **kwargs)
-    setattr(training, name, watched)
-for name in ('save_checkpoint', 'draw_samples', 'save_lora', 'keep_weights', 'start_run'): watch(name)
+    setattr(module, name, watched)
+for name in ('draw_samples', 'save_lora', 'keep_weights', 'start_run'): watch(automode.train, name)
+watch(automode.step, 'save_checkpoint')
 from automode.cli import main
 sys.exit(main())
 """

@@ -17,7 +17,7 @@ COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 
 def command(out, steps):
     "The command of one run"
-    settings = dict(token='inky', max_train_steps=steps, batch_size=4, rank=8, save_every_steps=10, keep_checkpoints=2, validate_every_steps=50, log_every_steps=5,
+    settings = dict(token='inky', max_train_steps=steps, batch_size=4, rank=8, save_every_steps=5, keep_checkpoints=2, validate_every_steps=50, log_every_steps=5,
                     lr_scheduler='constant', ema_decay=.99, flip_p=.5, sample_prompt='a fox', out=out, name='inky', device='cpu')
     return [COMMAND, 'train', 'pictures', *[str(o) for k, v in settings.items() for o in (f'--{k}', v)]]
 
@@ -59,7 +59,7 @@ def main():
     print(f'{args.steps} steps undisturbed: {alone:.0f} s', flush=True)
     found = []
     while len(found) < args.kills:
-        if (kill := kill_once(place, args.steps, lot, alone/args.kills/4)) is None: break
+        if (kill := kill_once(place, args.steps, lot, alone/args.kills*.6)) is None: break
         found.append(kill)
         print(f'killed {len(found)}: newest checkpoint {kill[0]}' + (', while one was being written' if kill[1] else ''), flush=True)
     subprocess.run(command('killed', args.steps), cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
