@@ -6,8 +6,8 @@
 __all__ = ['KINDS', 'DERIVED', 'TrainConfig', 'read_settings_of', 'choose_learning_rate', 'choose_batch_size', 'choose_steps',
            'fill_in']
 
-# %% ../nbs/07_config.ipynb #abbe5d17
-from dataclasses import asdict, dataclass, fields
+# %% ../nbs/07_config.ipynb #8256f3f5
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any

@@ -1,25 +1,42 @@
 """Training as it is used: killed, gone on with, by several processes, again from its own config"""
-import json, os, random, shutil, signal, subprocess, sys, sysconfig, time
+import json, os, random, re, shutil, signal, subprocess, sys, sysconfig, time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from automode.core import data_path
 
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 STYLE, SUBJECT = data_path('samples', 'style'), data_path('samples', 'subject')
-SHORT = ['--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '24', '--batch_size', '2', '--rank', '4', '--save_every_steps', '4',
-         '--keep_checkpoints', '2', '--validate_every_steps', '8', '--log_every_steps', '4', '--sample_prompt', 'a rabbit', '--device', 'cpu']
-LAST = 'checkpoints/step-000024/adapters.safetensors'
+SHORT = ['--name', 'fox', '--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '8', '--batch_size', '2', '--rank', '2',
+         '--lr_scheduler', 'constant', '--save_every_steps', '4', '--keep_checkpoints', '2', '--num_validation', '1', '--validate_every_steps', '4',
+         '--log_every_steps', '2', '--sample_prompt', 'a rabbit', '--device', 'cpu']
+LAST = 'checkpoints/step-000008/adapters.safetensors'
 
-def environment(**more): return os.environ | dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1') | more
+def environment(): return os.environ | dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', CUDA_VISIBLE_DEVICES='')
 
-def run(*command, cwd, timeout=600):
+def begin(*command, cwd):
+    "Start a command in a session of its own, as a terminal does"
+    return subprocess.Popen([str(o) for o in command], cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
+
+def run(*command, cwd, code=0, timeout=300):
     "Run a command to its end; what it printed"
-    done = subprocess.run([str(o) for o in command], cwd=cwd, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    process = begin(*command, cwd=cwd)
+    said = process.communicate(timeout=timeout)[0]
+    assert process.returncode == code, said
+    return said
+
+def train(*args, cwd, **kwargs): return run(COMMAND, 'train', *args, cwd=cwd, **kwargs)
+
+def changed(args, **values):
+    "The same flags, some with other values"
+    args = list(args)
+    for k, v in values.items(): args[args.index(f'--{k}') + 1] = str(v)
+    return args
 
 def same(a, b):
     "Are two LoRA files equal, bit for bit, in all their weights?"
@@ -30,69 +47,165 @@ def furthest(a, b):
     "The largest difference between the weights of two files"
     a, b = load_file(a), load_file(b)
     assert a.keys() == b.keys()
-    return max(float((a[o].float() - b[o].float()).abs().max()) for o in a)
+    return max(float((a[o] - b[o]).abs().max()) for o in a)
 
-def steps(folder): return [(o['step'], o.get('loss'), o.get('validation_loss')) for o in map(json.loads, (folder/'metrics.jsonl').read_text().splitlines())]
+def steps(folder):
+    "What was measured, without the times"
+    path = folder/'metrics.jsonl'
+    rows = map(json.loads, path.read_text().splitlines()) if path.exists() else ()
+    return [(o['step'], o.get('loss'), o.get('validation_loss')) for o in rows]
+
+def wait_for(ready, process):
+    "Look again and again until something is so, or the process has ended"
+    while process.poll() is None and not ready(): time.sleep(.0005)
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
     "A folder with a few pictures, and a run that nobody disturbed"
     folder = tmp_path_factory.mktemp('training')
     (folder/'pictures').mkdir()
-    for o in sorted(STYLE.glob('*.png'))[:10]: shutil.copy(o, folder/'pictures')
-    run(COMMAND, 'train', 'pictures', '--out', 'whole', '--name', 'fox', *SHORT, cwd=folder)
+    for o in sorted(STYLE.glob('*.png'))[:6]: shutil.copy(o, folder/'pictures')
+    train('pictures', '--out', 'whole', *SHORT, cwd=folder)
     return folder
 
 def test_killed_at_random_moments(place):
-    "SIGKILL, again and again, also while a checkpoint is written; then the run ends as if nothing had happened"
-    moments, kills = random.Random(0), 0
-    while not (place/'killed'/'fox.safetensors').exists():
-        process = subprocess.Popen([COMMAND, 'train', 'pictures', '--out', 'killed', '--name', 'fox', *SHORT], cwd=place, env=environment(),
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        before, started = (place/'killed'/'metrics.jsonl').exists() and len(steps(place/'killed')), time.time()
-        if kills < 4:
-            while process.poll() is None and (not (place/'killed'/'metrics.jsonl').exists() or len(steps(place/'killed')) <= before + kills % 2): time.sleep(.01)
-            time.sleep(moments.random() * .5)
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        said = process.communicate(timeout=300)[0]
-        assert 'Traceback' not in said, said
-        assert time.time() - started < 300
-    assert kills == 4
-    assert same(place/'whole'/'fox.safetensors', place/'killed'/'fox.safetensors')
-    assert steps(place/'whole') == steps(place/'killed')
+    "SIGKILL before the first checkpoint, while one is written, and at any moment; then the run ends as if nothing had happened"
+    killed, lot, halves = place/'killed', random.Random(0), 0
+    half = lambda: set(killed.glob('checkpoints/.step-*.tmp'))
+    written = lambda: (killed/'metrics.jsonl').exists() and (killed/'metrics.jsonl').stat().st_mtime_ns
+    for moment in ('first', 'any', 'writing', 'writing'):
+        before, old = written(), half()
+        process = begin(COMMAND, 'train', 'pictures', '--out', 'killed', *SHORT, cwd=place)
+        wait_for(dict(first=lambda: len(steps(killed)) > 1, any=lambda: written() != before, writing=lambda: half() - old)[moment], process)
+        if moment == 'any': time.sleep(lot.random())
+        os.killpg(process.pid, signal.SIGKILL)
+        assert 'Traceback' not in process.communicate()[0]
+        assert process.returncode == -signal.SIGKILL                 # it was still at work
+        halves += bool(half() - old)
+    assert halves                                                    # at least one checkpoint was half-written
+    train('pictures', '--out', 'killed', *SHORT, cwd=place)
+    assert same(place/'whole/fox.safetensors', killed/'fox.safetensors')
+    assert steps(place/'whole') == steps(killed)
+    assert not half()
 
 def test_a_longer_run_goes_on(place):
     "A run that is made longer equals one that was as long from the start, where the schedule does not know the end"
-    constant = [*SHORT, '--lr_scheduler', 'constant', '--num_validation', '0']
-    at = constant.index('--max_train_steps') + 1
-    longer = [*constant[:at], '16', *constant[at+1:]]
-    run(COMMAND, 'train', 'pictures', '--out', 'long', '--name', 'fox', *longer, cwd=place)
-    run(COMMAND, 'train', 'pictures', '--out', 'short', '--name', 'fox', *[*constant[:at], '10', *constant[at+1:]], cwd=place)
-    said = run(COMMAND, 'train', 'pictures', '--out', 'short', '--name', 'fox', *longer, cwd=place)
-    assert 'going on from step 10' in said
-    assert same(place/'long'/'fox.safetensors', place/'short'/'fox.safetensors')
+    train('pictures', '--out', 'longer', *changed(SHORT, max_train_steps=5), cwd=place)
+    assert 'going on from step 5' in train('pictures', '--out', 'longer', *SHORT, cwd=place)
+    assert same(place/'whole/fox.safetensors', place/'longer/fox.safetensors')
 
 def test_its_own_config_is_enough(place):
-    run(COMMAND, 'train', '--config', 'whole/config.json', '--out', 'again', '--device', 'cpu', cwd=place)
-    assert same(place/'whole'/'fox.safetensors', place/'again'/'fox.safetensors')
+    train('--config', 'whole/config.json', '--out', 'again', '--device', 'cpu', cwd=place)
+    assert same(place/'whole/fox.safetensors', place/'again/fox.safetensors')
 
-def launch(processes, *args, cwd):
-    "The command, by several processes"
-    launcher = [sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--num_processes', processes, '--main_process_port', 0]
-    if processes == 1: launcher = [sys.executable]
-    return run(*launcher, '-m', 'automode.cli', *args, cwd=cwd)
+def test_a_full_disk_keeps_the_checkpoint(place):
+    "No room for the second checkpoint: one sentence, and the first one is gone on from"
+    disk = place/'disk'
+    disk.mkdir()
+    size = sum(o.stat().st_size for o in (place/'whole/checkpoints/step-000008').iterdir()) // 1024
+    mount = lambda o: subprocess.run(['mount', '-t', 'tmpfs', '-o', o, 'tmpfs', str(disk)], capture_output=True).returncode == 0
+    if not mount(f'size={size * 3 // 2 + 200}k'): pytest.skip('a small disk can only be made by root')
+    try:
+        said = train('pictures', '--out', 'disk/run', *SHORT, cwd=place, code=1).splitlines()
+        assert re.match(r"automode train: .*step-000008.*No space left", said[-1]) and not any('Traceback' in o for o in said)
+        assert [o.name for o in (disk/'run/checkpoints').iterdir()] == ['step-000004']
+        assert mount('remount,size=64m')
+        assert 'going on from step 4' in train('pictures', '--out', 'disk/run', *SHORT, cwd=place)
+        assert same(place/'whole/fox.safetensors', disk/'run/fox.safetensors')
+        assert steps(place/'whole') == steps(disk/'run')
+    finally: subprocess.run(['umount', str(disk)], check=True)
 
-def test_two_processes_are_as_good_as_one(place):
-    "The same pictures in a step give the same weights; also when the run began with two processes and goes on with one"
-    args = ['train', 'pictures', '--name', 'fox', *SHORT, '--ema_decay', '0.9', '--class_images', str(SUBJECT), '--train_text_encoder']
-    at = args.index('--batch_size') + 1
-    launch(1, *args[:at], 4, *args[at+1:], '--out', 'one', cwd=place)
-    said = launch(2, *args, '--out', 'two', cwd=place)
-    assert said.count('the first picture trains with') == 1
-    assert furthest(*(place/o/LAST for o in ('one', 'two'))) < 1e-5
-    half = place/'two-then-one'
-    shutil.copytree(place/'two', half)
-    for o in ('fox.safetensors', 'checkpoints/step-000024'): shutil.rmtree(half/o) if (half/o).is_dir() else (half/o).unlink()
-    assert 'going on from step 20' in launch(1, *args, '--out', half.name, cwd=place)
-    assert furthest(place/'two'/LAST, half/LAST) < 1e-5
+def test_trackers(place):
+    "The rows go to TensorBoard as well; without it, the command says what to install"
+    args = ['pictures', '--out', 'tracked', *changed(SHORT, max_train_steps=2), '--log_with', 'tensorboard']
+    if not find_spec('tensorboard'):
+        assert 'pip install tensorboard' in train(*args, cwd=place, code=1)
+        return
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    train(*args, cwd=place)
+    events = EventAccumulator(str(next((place/'tracked').rglob('events.out.*')).parent)).Reload()
+    for n, name in ((1, 'loss'), (2, 'validation_loss')):
+        assert [(o.step, round(o.value, 5)) for o in events.Scalars(name)] == [(o[0], round(o[n], 5)) for o in steps(place/'tracked') if o[n] is not None]
+
+
+WATCHED = """
+import os, sys
+import automode.train as training
+def watch(name):
+    inner = getattr(training, name)
+    def watched(*args, **kwargs):
+        print(f"{name} by {os.environ.get('RANK', 0)}", flush=True)
+        return inner(*args, **kwargs)
+    setattr(training, name, watched)
+for name in ('save_checkpoint', 'draw_samples', 'save_lora', 'keep_weights', 'start_run'): watch(name)
+from automode.cli import main
+sys.exit(main())
+"""
+
+def launched(processes, *args, kind=('--multi_gpu',)):
+    "The command, by several processes, saying who writes"
+    launcher = [sys.executable, '-m', 'accelerate.commands.launch', *kind, '--num_processes', processes, '--main_process_port', 0]
+    return [*(launcher if processes > 1 else [sys.executable]), 'watched.py', 'train', *args]
+
+TOGETHER = ['shapes', *changed(SHORT, batch_size=1, save_every_steps=4), '--gradient_accumulation_steps', '2', '--ema_decay', '0.9', '--flip_p', '0.5',
+            '--class_images', 'class', '--train_text_encoder']
+
+@pytest.fixture(scope='module')
+def shapes(place):
+    "Wide and tall pictures, and class pictures"
+    for folder, source in (('shapes', STYLE), ('class', SUBJECT)):
+        (place/folder).mkdir()
+        for n, o in enumerate(sorted(source.glob('*.png'))[:5]): Image.open(o).resize((64, 64) if n % 2 else (96, 48)).save(place/folder/o.name)
+    (place/'watched.py').write_text(WATCHED)
+    return place
+
+def go_on(folder, name, processes, **kwargs):
+    "Let other processes do the second half again"
+    shutil.copytree(folder/name, folder/f'{name}-then-{processes}')
+    half = folder/f'{name}-then-{processes}'
+    (half/'fox.safetensors').unlink()
+    shutil.rmtree(half/'checkpoints/step-000008')
+    said = run(*launched(processes, *TOGETHER, '--out', half.name, **kwargs), cwd=folder)
+    assert said.count('going on from step 4') == 1
+    return half
+
+@pytest.fixture(scope='module')
+def one(shapes):
+    "What one process makes of four pictures in a step"
+    run(*launched(1, *changed(TOGETHER, batch_size=4, gradient_accumulation_steps=1), '--out', 'one'), cwd=shapes)
+    return shapes/'one'
+
+def alike(one, other):
+    "Do two runs have the same weights and losses, but for rounding?"
+    close = lambda rows: [(o, *(n and pytest.approx(n, abs=2e-5) for n in values)) for o, *values in rows]
+    return furthest(one/LAST, other/LAST) < 1e-5 and steps(other) == close(steps(one))
+
+def test_two_processes_are_as_good_as_one(shapes, one):
+    "The same pictures in a step give the same weights, also when the number of processes changes on the way; and one process writes"
+    said = run(*launched(2, *TOGETHER, '--out', 'two'), cwd=shapes)
+    assert alike(one, shapes/'two')
+    assert said.count('the first picture trains with') == said.count('Next: automode generate') == said.count('trained on') == 1
+    assert ' by 1\n' not in said and said.count('save_checkpoint by 0') == 2 and said.count('draw_samples by 0') == 3
+    assert alike(one, go_on(shapes, 'two', 1))
+    assert alike(one, go_on(shapes, 'one', 2))
+
+def test_a_sharded_base_learns_the_same(shapes, one):
+    "With FSDP each process holds half of the unet; the second half is done by one process that holds all of it"
+    said = run(*launched(2, *TOGETHER, '--out', 'sharded', kind=('--use_fsdp', '--fsdp_version', '2')), cwd=shapes)
+    assert 'each of 2 processes holds a part of the unet' in said
+    assert alike(one, shapes/'sharded')
+    assert alike(one, go_on(shapes, 'sharded', 1))
+
+def test_ctrl_c_stops_both_and_a_second_command_is_refused(shapes):
+    args = ['pictures', *changed(SHORT, max_train_steps=3000, batch_size=1, save_every_steps=3000, validate_every_steps=3000), '--out', 'stopped']
+    process, folder = begin(*launched(2, *args), cwd=shapes), shapes/'stopped'
+    wait_for(lambda: any(o[1] for o in steps(folder)), process)
+    refused = train(*args, cwd=shapes, code=1)
+    assert len(refused.splitlines()) == 1 and "'stopped' is in use by process" in refused
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=120)[0]
+    found = re.findall(r'stopped at step (\d+) of 3000; a checkpoint is kept', said)
+    assert len(found) == 1, said
+    assert [o.name for o in (folder/'checkpoints').iterdir()] == [f'step-{int(found[0]):06d}']
+    said = run(*launched(2, *changed(args, max_train_steps=int(found[0]) + 2)), cwd=shapes)
+    assert said.count(f'going on from step {found[0]}') == 1 and (folder/'fox.safetensors').exists()

@@ -29,19 +29,20 @@ def is_same(a, b):
     return x.keys() == y.keys() and all(x[o].equal(y[o]) for o in x) and rows(a) == rows(b)
 
 def kill_once(place, steps, lot, mean_seconds):
-    "Start the run, kill it; at which step, and whether it was writing a checkpoint; None when it came to its end first"
+    "Start the run, kill it; the newest checkpoint, and whether one was half-written; None when it came to its end first"
+    folder, metrics = place/'killed'/'checkpoints', place/'killed'/'metrics.jsonl'
+    half = lambda: set(folder.glob('.step-*.tmp'))
+    written = lambda: metrics.stat().st_mtime_ns if metrics.exists() else 0
+    before, old, in_writing, deadline = written(), half(), lot.random() < .4, None
     process = subprocess.Popen(command('killed', steps), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    folder, deadline = place/'killed'/'checkpoints', time.time() + lot.expovariate(1/mean_seconds) + 4
-    in_writing = lot.random() < .4
     while process.poll() is None:
-        writing = any(folder.glob('.step-*.tmp')) if folder.exists() else False
-        if time.time() > deadline and (writing or not in_writing): break
-        time.sleep(.001)
+        if deadline is None and written() != before: deadline = time.time() + lot.expovariate(1/mean_seconds)   # it is under way
+        if deadline and time.time() > deadline and (half() - old or not in_writing): break
+        time.sleep(.0005)
     if process.poll() is not None: return None
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = sorted(o.name for o in folder.glob('step-*')) if folder.exists() else []
-    return kept[-1] if kept else 'none', any(folder.glob('.step-*.tmp')) if folder.exists() else False
+    return max((o.name for o in folder.glob('step-*')), default='none'), bool(half() - old)
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -54,10 +55,11 @@ def main():
     shutil.copytree(data_path('samples', 'style'), place/'pictures')
     started = time.time()
     subprocess.run(command('whole', args.steps), cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    print(f'{args.steps} steps undisturbed: {time.time() - started:.0f} s', flush=True)
+    alone = time.time() - started
+    print(f'{args.steps} steps undisturbed: {alone:.0f} s', flush=True)
     found = []
     while len(found) < args.kills:
-        if (kill := kill_once(place, args.steps, lot, (time.time() - started)/args.kills/4)) is None: break
+        if (kill := kill_once(place, args.steps, lot, alone/args.kills/4)) is None: break
         found.append(kill)
         print(f'killed {len(found)}: newest checkpoint {kill[0]}' + (', while one was being written' if kill[1] else ''), flush=True)
     subprocess.run(command('killed', args.steps), cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
