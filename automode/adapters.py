@@ -7,7 +7,7 @@ __all__ = ['UNET_TARGETS', 'TEXT_ENCODER_TARGETS', 'RESNET_TARGETS', 'CONV_TARGE
            'target_layers', 'check_adapter', 'check_ranks', 'adapter_config', 'add_adapter', 'adapter_layers',
            'start_from_principal', 'LoraProduct', 'FastLinear', 'FastConv2d', 'speed_up', 'slow_down']
 
-# %% ../nbs/06_adapters.ipynb #fdd2ef34
+# %% ../nbs/06_adapters.ipynb #e8986ad1
 import math
 from contextlib import nullcontext
 
@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from .core import Problem, quiet, set_seed
 
-# %% ../nbs/06_adapters.ipynb #6e6d2748
+# %% ../nbs/06_adapters.ipynb #977d1c04
 UNET_TARGETS = ['to_q', 'to_k', 'to_v', 'to_out.0', 'proj_in', 'proj_out', 'ff.net.0.proj', 'ff.net.2']
 TEXT_ENCODER_TARGETS = ['q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2']
 RESNET_TARGETS = ['time_emb_proj', 'conv_shortcut']                    # kohya gives these the rank of the linear layers
@@ -40,7 +40,7 @@ def target_layers(
     ends = TEXT_ENCODER_TARGETS if not is_unet(model) else UNET_TARGETS + (RESNET_TARGETS + CONV_TARGETS)*conv
     return {n: m for n, m in model.named_modules() if any(f'.{n}'.endswith(f'.{o}') for o in ends)}
 
-# %% ../nbs/06_adapters.ipynb #8465bb49
+# %% ../nbs/06_adapters.ipynb #b71e8dcb
 KINDS = 'lora', 'loha', 'lokr'
 STARTS = 'default', 'gaussian', 'pissa'
 
@@ -85,7 +85,7 @@ def _is_conv(
     "Tell the layers that have a rank of their own"
     return any(f'.{name}'.endswith(f'.{o}') for o in CONV_TARGETS)
 
-# %% ../nbs/06_adapters.ipynb #dded7545
+# %% ../nbs/06_adapters.ipynb #d930aa6e
 def adapter_config(
     model, # A unet or a text encoder
     rank:int, # Rank of the change
@@ -110,7 +110,7 @@ def adapter_config(
     return LoraConfig(lora_alpha=alpha, lora_dropout=dropout, use_dora=use_dora, use_rslora=use_rslora,
                       init_lora_weights='gaussian' if init == 'gaussian' else True, **common)
 
-# %% ../nbs/06_adapters.ipynb #27247ddb
+# %% ../nbs/06_adapters.ipynb #5b70b312
 def add_adapter(
     model, # A unet or a text encoder
     rank:int=16, # Rank of the change, 1 or more
@@ -127,7 +127,11 @@ def add_adapter(
     settings = dict(rank=rank, alpha=alpha, kind=kind, conv_rank=conv_rank, dropout=dropout, use_dora=use_dora,
                     use_rslora=use_rslora, init=init)
     check_adapter(**settings)
-    if kind != 'lokr': check_ranks(target_layers(model, bool(conv_rank)), rank, conv_rank)
+    layers = target_layers(model, bool(conv_rank))
+    if kind != 'lokr': check_ranks(layers, rank, conv_rank)
+    plain = kind == 'lora' and not use_dora and init != 'pissa'
+    if not plain and not all(o.weight.is_floating_point() for o in layers.values()):
+        raise Problem('a quantized base takes a plain LoRA alone, without DoRA and PiSSA; leave them out, or quantize')
     if getattr(model, 'peft_config', None): raise Problem("the model has an adapter already; load the base anew")
     config = adapter_config(model, **settings)
     set_seed(seed)
@@ -144,7 +148,7 @@ def adapter_layers(
     "The layers of `model` that have an adapter"
     return {n: m for n, m in model.named_modules() if isinstance(m, BaseTunerLayer)}
 
-# %% ../nbs/06_adapters.ipynb #2aa01209
+# %% ../nbs/06_adapters.ipynb #bb8dafe8
 @torch.no_grad()
 def start_from_principal(
     model, # A model with a LoRA that has not been trained
@@ -159,7 +163,7 @@ def start_from_principal(
         layer.start = A.detach().float().cpu().clone(), B.detach().float().cpu().clone()
         weight.data = (matrix - scale * B.flatten(1) @ A.flatten(1)).view(weight.shape).to(weight.dtype)
 
-# %% ../nbs/06_adapters.ipynb #25c3406e
+# %% ../nbs/06_adapters.ipynb #98b64907
 def _layer(
     x:torch.Tensor, # `(..., in)`, or `(n, in, h, w)` for a convolution
     weight:torch.Tensor, # `(out, in)`
@@ -190,7 +194,7 @@ def _add_layer(
     y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.T, alpha=scale)
     return y
 
-# %% ../nbs/06_adapters.ipynb #bb7c28aa
+# %% ../nbs/06_adapters.ipynb #e09b9bac
 class LoraProduct(torch.autograd.Function):
     "A frozen layer and its LoRA in one: `x (weight + scale B A)^T + bias`"
     @staticmethod
@@ -212,17 +216,21 @@ class LoraProduct(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight, A, B, h = ctx.saved_tensors
         conv, scale, w, a, b = ctx.conv, ctx.scale, weight.flatten(1), A.flatten(1).to(x.dtype), B.flatten(1).to(x.dtype)
-        need_x, need_A, need_B = ctx.needs_input_grad[0], ctx.needs_input_grad[3], ctx.needs_input_grad[4]
+        need_x, *_, need_A, need_B = ctx.needs_input_grad[:5]
         if ctx.merged and not ctx.kept and need_x: w = torch.addmm(w, B.flatten(1), A.flatten(1), alpha=scale)
-        g, dx, dA, dB = _layer(dy, b.T, None, conv), None, None, None
-        if need_x:
-            dx = _layer(dy, w.to(x.dtype).T, None, conv)
-            if not ctx.merged: _add_layer(dx, g, a.T, scale, conv)
-        if need_A: dA = _outer(g, x, conv).to(A.dtype).mul_(scale).view(A.shape)
-        if need_B: dB = _outer(dy, _layer(x, a, None, conv) if h is None else h, conv).to(B.dtype).mul_(scale).view(B.shape)
+        dx, dA, dB = _layer(dy, w.to(x.dtype).T, None, conv) if need_x else None, None, None
+        if ctx.merged and x.dtype == torch.float32 and w.numel() <= 2*len(a)*sum(w.shape):
+            dW = _outer(dy, x, conv).mul_(scale)
+            dA, dB = b.T @ dW, dW @ a.T
+        else:
+            g = _layer(dy, b.T, None, conv)
+            if need_x and not ctx.merged: _add_layer(dx, g, a.T, scale, conv)
+            if need_A: dA = _outer(g, x, conv).to(A.dtype).mul_(scale)
+            if need_B: dB = _outer(dy, _layer(x, a, None, conv) if h is None else h, conv).to(B.dtype).mul_(scale)
+        dA, dB = dA if dA is None else dA.view(A.shape), dB if dB is None else dB.view(B.shape)
         return dx, None, None, dA, dB, None, None
 
-# %% ../nbs/06_adapters.ipynb #987af7d3
+# %% ../nbs/06_adapters.ipynb #de84c390
 def _plain_adapter(
     layer, # PEFT's layer
 ) -> str|None: # The name of its adapter, when there is one active and it is a plain LoRA
@@ -241,7 +249,7 @@ def _fast_forward(
 ) -> torch.Tensor: # Its output
     "Compute `layer` in one go where that can be done, else PEFT's way"
     name, base, device = _plain_adapter(layer), layer.base_layer, x.device.type
-    auto = device != 'meta' and torch.is_autocast_enabled(device)
+    auto = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if auto else base.weight.dtype
     if name is None or args or kwargs or not (auto or x.dtype == dtype):
         return super(type(layer), layer).forward(x, *args, **kwargs)
@@ -258,7 +266,7 @@ class FastConv2d(LoraConv2d):
     "PEFT's 1x1 convolution with a LoRA, computed by `LoraProduct`"
     forward = _fast_forward
 
-# %% ../nbs/06_adapters.ipynb #63381250
+# %% ../nbs/06_adapters.ipynb #56367f4a
 def _qualifies(
     layer, # PEFT's layer
 ) -> bool: # Can `LoraProduct` compute it?

@@ -8,7 +8,7 @@ __all__ = ['difference', 'layer_tensors', 'adapted_parts', 'adapter_tensors', 'k
            'read_lora_info', 'diffusers_tensors', 'peft_settings', 'write_diffusers', 'save_diffusers_lora',
            'LoadedLora', 'load_lora']
 
-# %% ../nbs/06_lora.ipynb #f12824a5
+# %% ../nbs/06_lora.ipynb #53e3570d
 import hashlib, json
 from collections import Counter
 from datetime import datetime, timezone
@@ -24,7 +24,7 @@ from .core import Problem, quiet, set_seed, whole_folder, write_whole
 from .layers import change_of, kind_of, kohya_name, open_lora, rank_of, read_layers, row_norms, split_key
 from .models import BaseModel
 
-# %% ../nbs/06_lora.ipynb #c4560413
+# %% ../nbs/06_lora.ipynb #99f30e88
 def difference(
     layer, # PEFT's layer, whose `start` is what PiSSA began with
 ) -> tuple[torch.Tensor,torch.Tensor]: # `A` and `B` of the difference, of twice the rank at the most
@@ -68,7 +68,7 @@ def adapter_tensors(
     return {f"{part}.{name.removeprefix('text_model.')}": layer_tensors(layer)
             for part, model in adapted_parts(base).items() for name, layer in adapter_layers(model).items()}
 
-# %% ../nbs/06_lora.ipynb #02c01494
+# %% ../nbs/06_lora.ipynb #7d890042
 _suffixes = dict(down='lora_down.weight', up='lora_up.weight', mid='lora_mid.weight')
 
 def kohya_tensors(
@@ -118,7 +118,7 @@ def kohya_state(
     if not layers: raise Problem('there is no adapter in the base; put one in before it is written')
     return kohya_tensors(layers, base.family == 'sdxl', base.unet.config.layers_per_block, dtype)
 
-# %% ../nbs/06_lora.ipynb #29204793
+# %% ../nbs/06_lora.ipynb #26bd1fa5
 def network_metadata(
     base:BaseModel, # A base with adapters
 ) -> dict: # `ss_network_*`
@@ -138,7 +138,7 @@ def network_metadata(
     found = dict(ss_network_module=module, ss_network_dim=rank, ss_network_alpha=alpha, ss_network_args=args)
     return found | ({'automode.dora_norm': 'base'} if dora else {})
 
-# %% ../nbs/06_lora.ipynb #04015fa9
+# %% ../nbs/06_lora.ipynb #ff30809b
 def lora_metadata(
     base:BaseModel, # What the LoRA was trained on
     name:str, # Name of the LoRA
@@ -209,7 +209,7 @@ def save_lora(
     "Write the LoRA as one file for A1111, ComfyUI, diffusers and kohya's tools"
     return write_lora(path, kohya_state(base, dtype), metadata or lora_metadata(base, Path(path).stem))
 
-# %% ../nbs/06_lora.ipynb #bc2e5f7e
+# %% ../nbs/06_lora.ipynb #58fc6c37
 def read_lora_info(
     path:str|Path, # A LoRA file
 ) -> dict: # Its metadata, and `kind`, `naming`, `rank`, `conv_rank`, `alpha`, `layers`, `text_encoder`, `dora`, `bytes`
@@ -236,7 +236,7 @@ def read_lora_info(
                 dora=any({'dora_scale', 'magnitude'} & v.keys() for v in layers.values()), bytes=Path(path).stat().st_size,
                 text_encoder=any(k.startswith(('lora_te', 'text_encoder')) for k in layers))
 
-# %% ../nbs/06_lora.ipynb #1a701f28
+# %% ../nbs/06_lora.ipynb #e947f6ab
 def diffusers_tensors(
     layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer; LoRA and DoRA only
 ) -> dict[str,dict[str,torch.Tensor]]: # For each part of the model its tensors by PEFT's names
@@ -292,7 +292,7 @@ def save_diffusers_lora(
     "Write the LoRA the way diffusers does"
     return write_diffusers(folder, adapter_tensors(base))
 
-# %% ../nbs/06_lora.ipynb #256c383e
+# %% ../nbs/06_lora.ipynb #cc24b95e
 class LoadedLora:
     "A LoRA that was added to the weights of a model"
     def __init__(
@@ -303,7 +303,7 @@ class LoadedLora:
         self.path, self.kept, self.is_on = path, changed, False
         self.switch(True)
 
-    def __repr__(self): return f"LoadedLora({str(self.path)!r}, {len(self.kept)} layers, {'on' if self.is_on else 'off'})"
+    def __repr__(self): return f"LoadedLora({Path(self.path).name!r}, {len(self.kept)} layers, {'on' if self.is_on else 'off'})"
 
     def switch(
         self,
