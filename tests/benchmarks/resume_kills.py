@@ -59,7 +59,7 @@ def main():
     print(f'{args.steps} steps undisturbed: {alone:.0f} s', flush=True)
     found = []
     while len(found) < args.kills:
-        if (kill := kill_once(place, args.steps, lot, alone/args.kills*.6)) is None: break
+        if (kill := kill_once(place, args.steps, lot, alone/args.kills*.4)) is None: break
         found.append(kill)
         print(f'killed {len(found)}: newest checkpoint {kill[0]}' + (', while one was being written' if kill[1] else ''), flush=True)
     subprocess.run(command('killed', args.steps), cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
