@@ -270,7 +270,7 @@ def describe_job(
                autocast=autocast, optimizer=config.optimizer, ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
                cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
 
-# %% ../nbs/07_train.ipynb #dac3376f
+# %% ../nbs/07_train.ipynb #4dee244b
 def is_done(
     folder:Path, # A run's folder, perhaps
     max_train_steps:int|None, # Steps that are asked for; None takes the run's own
@@ -287,13 +287,14 @@ def finish(
 ) -> None:
     "Train to the end, and export"
     accelerator = trainer.accelerator
-    job = describe_job(trainer, validation, sample_prompts(plan))
-    if accelerator.is_main_process: print((needs := estimate(job)).describe(room_for(job.device, job.unet)))
+    counts = accelerator.is_main_process and not is_sharded(trainer.base)          # a part of a unet cannot be counted
+    needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
+    if needs: print(needs.describe(room_for(needs.job.device, trainer.base.unet)))
     try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
-        raise Problem(out_of_memory_advice(needs if accelerator.is_main_process else estimate(job))) from e
+        raise Problem(out_of_memory_advice(needs) if needs else 'memory ran out; use a smaller --batch_size or --resolution') from e
     if accelerator.is_main_process: trainer.export(plan)
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
