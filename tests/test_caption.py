@@ -1,11 +1,11 @@
 """Captioning by several processes: every picture once, and killed at any moment the same captions as undisturbed"""
 import json, os, random, shutil, subprocess, sys, time
-from pathlib import Path
 
 import psutil, pytest
 
 from automode.core import data_path
 
+pytestmark = pytest.mark.xdist_group('caption')
 NUM = 100
 
 

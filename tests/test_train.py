@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from automode.core import data_path
 
+pytestmark = pytest.mark.xdist_group('train')
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 STYLE, SUBJECT = data_path('samples', 'style'), data_path('samples', 'subject')
 SHORT = ['--name', 'fox', '--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '8', '--batch_size', '2', '--rank', '2',
