@@ -12,7 +12,6 @@ from pathlib import Path
 
 import torch
 from fastcore.meta import delegates
-from PIL import Image
 
 from .caption import caption_folder
 from .config import choose_learning_rate
@@ -121,10 +120,12 @@ def read_joepenna(
     "The seed's settings from a JSON file"
     found = read_json(path)
     if not isinstance(found, dict) or found.get('schema', 1) != 1:
-        raise Problem(f"'{path}' is not a config file of schema 1; give one that JoePenna's program wrote, or a JSON object with the flags' names")
+        raise Problem(f"'{path}' is not a config file of schema 1; give one that JoePenna's program wrote, "
+                      "or a JSON object with the flags' names")
     if 'schema' not in found: return found
     names = 'project_name max_training_steps save_every_x_steps token token_only class_word learning_rate seed debug gpu'.split()
-    renamed = dict(training_images='training_images_folder_path', regularization_images='regularization_images_folder_path', flip_p='flip_percent')
+    renamed = dict(training_images='training_images_folder_path',
+                   regularization_images='regularization_images_folder_path', flip_p='flip_percent')
     flags = {o: found.get(o) for o in names} | {k: found.get(v) for k, v in renamed.items()}
     flags['training_model'] = found.get('model_path') or found.get('model_repo_id')
     return {k: v for k, v in flags.items() if v not in (None, '')}

@@ -9,7 +9,7 @@ __all__ = ['Captioned', 'tidy', 'join_prompt', 'BlipCaptioner', 'load_blip', 'Dr
 import hashlib, re
 from collections import namedtuple
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Sequence
 
 import numpy as np
 import torch

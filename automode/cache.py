@@ -62,7 +62,10 @@ class Store:
         except OSError as e: self._give_up(e)
 
     def __repr__(self): return f"Store({'nowhere' if self.folder is None else str(self.folder)!r})"
-    def path(self, key): return self.folder/f'{key}.safetensors'
+
+    def path(self, key):
+        "The file of `key`"
+        return self.folder/f'{key}.safetensors'
 
     def _give_up(self, e):
         "Go on without the folder"

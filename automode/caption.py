@@ -18,7 +18,6 @@ from accelerate.utils.memory import should_reduce_batch_size
 from fastcore.basics import patch
 from PIL import Image
 
-from .blip import Captioned
 from .captioners import as_captioner, load_captioner, shrunk
 from .core import Problem, pick_device, progress
 from .dataset import Dataset, new_row
@@ -156,7 +155,7 @@ def plan(
         dataset.refresh()
         take_over(dataset, entries)
         dataset.write()
-    if before.get('settings') != self.settings:                                 # another run, whose captions are all in their rows now
+    if before.get('settings') != self.settings:     # another run, whose captions are all in their rows now
         before, done = {}, set()
         self.journals.remove()
     again = read_recaption(self.settings['recaption'], self.settings['overwrite'], [o['file_name'] for o in dataset])
@@ -309,12 +308,13 @@ def caption_folder(
     max_bytes:int=50_000_000, # The most bytes of a picture from the web
     allow_private:bool=False, # May addresses lead to this machine or its network?
     **options, # Passed on to `load_captioner`, e.g. `thresholds`
-) -> Dataset: # The folder as a dataset; its `bad` names what cannot be used, its `counts` what was done, and what stays as a person wrote it
+) -> Dataset: # The folder as a dataset; `bad` names what cannot be used, `counts` what was done and what stays a person's
     "Describe the pictures of a folder, and keep the captions in its `metadata.jsonl`"
     if batch_size is not None and batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')
     name = getattr(captioner, 'name', None) or getattr(captioner, '__name__', None) or captioner
-    settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed,
-        num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite, dtype=dtype, **options)
+    settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p,
+                    seed=seed, num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite,
+                    dtype=dtype, **options)
     settings = json.loads(json.dumps(settings, default=str))                    # as a plan on the disk has them
     state, addresses, rejected = join_processes(device), find_addresses(folder), {}
     if addresses: folder, out = out or 'fetched', None

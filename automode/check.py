@@ -116,8 +116,9 @@ def _read_rows(
         dataset = written # not one picture is left
     known, names = {os.path.normpath(o['file_name']) for o in written}, {o['file_name'] for o in dataset}
     for name, reason in dataset.bad.items():
+        why = reason.removeprefix(f'{name!r} is left out: ')
         if name in names: check.add('lost', name)
-        else: check.add('unreadable' if os.path.islink(folder/name) else 'unusable', name, reason.removeprefix(f'{name!r} is left out: '))
+        else: check.add('unreadable' if os.path.islink(folder/name) else 'unusable', name, why)
     sources = {}
     for row in dataset:
         name = row['file_name']

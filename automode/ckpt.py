@@ -9,7 +9,7 @@ __all__ = ['read_tensors']
 import math, pickle, zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open

@@ -281,7 +281,8 @@ def train(
     look_first(pictures, captioned=not (flags.get('token') or flags.get('class_word')), base=flags['base'])
     from automode.train import train as train_lora
     run = train_lora(**flags, out=out)
-    if not int(os.environ.get('RANK', 0)): print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
+    if not int(os.environ.get('RANK', 0)):
+        print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
     close_run(run, strict)
 
 # %% ../nbs/13_cli.ipynb #7845caaf
@@ -344,11 +345,12 @@ def lora(
     print(tools.merge_into(base, [lora, *(with_ or [])], out, numbers, dtype))
 
 # %% ../nbs/13_cli.ipynb #8486dc70
-@command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there', settings=True)
+@command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there',
+         settings=True)
 def run(
     pictures:str, # Folder of pictures
     captioner:str='starter', # starter, a folder, or a Hugging Face id such as Salesforce/blip-image-captioning-large
-    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
+    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id like CompVis/stable-diffusion-v1-4
     out:str='out', # Folder for everything: dataset, run, before_after.png, report.html
     prompt:str|None=None, # Beginning of every caption
     name:str|None=None, # Name of the LoRA file

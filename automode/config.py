@@ -39,7 +39,7 @@ class TrainConfig:
     optimizer:str='adamw' # `adamw`, `adamw8bit`, `prodigy`, `schedule-free`, `adafactor`, `lion`, `sgd`
     learning_rate:float|None=None # Of the unet's adapters (left open: by the size of the unet and the optimiser)
     text_encoder_lr:float|None=None # Of the text encoders' adapters (left open: half the learning rate)
-    lr_scheduler:str|None=None # `constant`, `linear`, `cosine`, … as diffusers names them (left open: `cosine`, or what the optimiser wants)
+    lr_scheduler:str|None=None # `constant`, `linear`, `cosine`, … as in diffusers (left open: `cosine`, or the optimiser's own)
     lr_warmup_steps:int=20 # Steps in which the learning rate rises from nothing
     weight_decay:float=0.01 # How fast weights shrink by themselves
     max_grad_norm:float=1. # Longer gradients are shortened to this; 0 leaves them
@@ -86,13 +86,16 @@ class TrainConfig:
 def _ranges() -> dict: # Name -> smallest, largest, and what to say of a value outside
     "What the numbers may be"
     above, counts, share = float('inf'), 'it must be 1 or more', 'it is a share, from 0 to 1'
-    ranges = dict.fromkeys(('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'repeats', 'log_every_steps'), (1, above, counts))
+    ranges = dict.fromkeys(('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'repeats',
+                            'log_every_steps'), (1, above, counts))
     ranges |= dict.fromkeys(('flip_p', 'caption_dropout', 'lora_dropout', 'ema_decay'), (0, 1, share))
-    low = ('conv_rank', 'save_every_steps', 'validate_every_steps', 'num_validation', 'num_class_images', 'shuffle_tags', 'keep_tags', 'lr_warmup_steps',
-           'weight_decay', 'max_grad_norm', 'prior_loss_weight', 'noise_offset', 'min_snr_gamma', 'keep_checkpoints')
+    low = ('conv_rank', 'save_every_steps', 'validate_every_steps', 'num_validation', 'num_class_images', 'shuffle_tags',
+           'keep_tags', 'lr_warmup_steps', 'weight_decay', 'max_grad_norm', 'prior_loss_weight', 'noise_offset',
+           'min_snr_gamma', 'keep_checkpoints')
     ranges |= dict.fromkeys(low, (0, above, 'it must be 0 or more'))
     ranges |= dict.fromkeys(('learning_rate', 'text_encoder_lr'), (0, above, 'it must be above 0 (1e-4 is usual)'))
-    return ranges | dict(huber_c=(1e-6, above, 'it must be above 0 (0.1 is usual)'), resolution=(16, above, 'it must be 16 or more'))
+    return ranges | dict(huber_c=(1e-6, above, 'it must be above 0 (0.1 is usual)'),
+                         resolution=(16, above, 'it must be 16 or more'))
 
 def _check_range(name:str, value:Any, low:float, high:float, hint:str) -> None:
     "Refuse a number that is out of its range, or no number"
@@ -108,7 +111,8 @@ def _check_kind(name:str, value:Any, kinds:tuple) -> None:
     raise Problem(f"{name} is '{value}'; {hint}")
 
 # %% ../nbs/07_config.ipynb #e799ad31
-DERIVED = ('pictures', 'class_pictures', 'background', 'class_background', 'num_images', 'num_class', 'held_out', 'samples_a_step')
+DERIVED = ('pictures', 'class_pictures', 'background', 'class_background', 'num_images', 'num_class', 'held_out',
+           'samples_a_step')
 
 def read_settings_of(
     path:str|Path, # A run's `config.json`, or the run's folder
@@ -120,7 +124,9 @@ def read_settings_of(
         raise Problem(f"'{path}' is not the config.json of a training run; give the one in a run's folder")
     known = {o.name for o in fields(TrainConfig)} | {'dataset', 'base', 'name', 'class_images'}
     unknown = sorted(found.keys() - known - set(DERIVED))
-    if unknown: raise Problem(f"'{path}' has settings that this version does not know: {', '.join(unknown)}; remove them or use a newer automode")
+    if unknown:
+        raise Problem(f"'{path}' has settings that this version does not know: {', '.join(unknown)}; "
+                      "remove them or use a newer automode")
     return {k: v for k, v in found.items() if k in known and v is not None}
 
 # %% ../nbs/07_config.ipynb #2f06d9ee
@@ -162,11 +168,13 @@ def fill_in(
     if config.batch_size is None: config.batch_size = choose_batch_size(num_images, num_weights, memory)
     samples_a_step = config.batch_size * config.gradient_accumulation_steps * processes
     if config.max_train_steps is None: config.max_train_steps = choose_steps(num_images, samples_a_step)
-    if config.learning_rate is None: config.learning_rate = usual_learning_rate(config.optimizer, choose_learning_rate(num_weights))
+    if config.learning_rate is None:
+        config.learning_rate = usual_learning_rate(config.optimizer, choose_learning_rate(num_weights))
     if config.lr_scheduler is None: config.lr_scheduler = usual_lr_scheduler(config.optimizer)
     if config.text_encoder_lr is None:
         config.text_encoder_lr = config.learning_rate if config.optimizer == 'prodigy' else config.learning_rate / 2
     if config.keep_checkpoints is None: config.keep_checkpoints = 2 if config.save_every_steps is None else 0
     if config.save_every_steps is None: config.save_every_steps = max(1, -(-config.max_train_steps // 4))
-    if config.validate_every_steps is None: config.validate_every_steps = max(-(-config.max_train_steps // 10), -(-110 // samples_a_step))
+    if config.validate_every_steps is None:
+        config.validate_every_steps = max(-(-config.max_train_steps // 10), -(-110 // samples_a_step))
     return config

@@ -7,7 +7,7 @@ __all__ = ['formats', 'Format', 'Detected', 'detect_format', 'find_pictures', 'r
            'to_datasets', 'from_datasets']
 
 # %% ../nbs/03_convert.ipynb #bd9abf44
-import inspect, io, itertools, json, os, re
+import inspect, io, json, os, re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple

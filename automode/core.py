@@ -105,7 +105,8 @@ def _replace_folder(
     "Put `tmp` in the place of `path`; at any moment one of them is whole and can be found"
     aside = _aside(path)
     if path.is_symlink() or path.exists():
-        if path.is_symlink() or not path.is_dir(): raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder of ours', str(path))
+        if path.is_symlink() or not path.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder of ours', str(path))
         if aside.exists(): shutil.rmtree(aside)
         os.replace(path, aside)
     try: os.replace(tmp, path)

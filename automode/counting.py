@@ -21,7 +21,6 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
 from .adapters import FastConv2d, FastLinear, LoraProduct
-from .core import quiet
 
 # %% ../nbs/07_counting.ipynb #ddfc04d1
 def to_meta(
@@ -44,7 +43,9 @@ class Work(NamedTuple):
     "What a part of a step does with one picture"
     ops:Counter # How many operations there are of each `(floating-point operations, bytes moved)`
     @property
-    def flops(self) -> int: return sum(flops * n for (flops, _), n in self.ops.items())
+    def flops(self) -> int:
+        "Floating-point operations, all together"
+        return sum(flops * n for (flops, _), n in self.ops.items())
 
 class Counting(TorchDispatchMode):
     "Count the work and the memory of what is done in the block"
@@ -58,6 +59,7 @@ class Counting(TorchDispatchMode):
         self.ops, self.live, self.peak, self.made, self.refs = Counter(), 0, 0, 0, {}
 
     def forget(self, key, size):
+        "Count a tensor's memory no longer"
         self.live -= size
         self.refs.pop(key, None)
 
@@ -150,8 +152,7 @@ def _checkpoint(unet, encoders, on, device): # The second forward pass, too, is 
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))
     if on: unet.enable_gradient_checkpointing(partial(checkpoint, **again))
     else: unet.disable_gradient_checkpointing()
-    with quiet():
-        for o in encoders: o.gradient_checkpointing_enable(again) if on else o.gradient_checkpointing_disable()
+    for o in encoders: o.activation_checkpointing_enable(again) if on else o.activation_checkpointing_disable()
 
 def _one_step(
     unet, encoders, # Copies on the meta device
@@ -216,7 +217,8 @@ class Speed(NamedTuple):
     bytes:float # Bytes moved a second
     call:float # Seconds that the smallest layer takes
 
-    def seconds(self, work:Work, n:int=1) -> float: # Of work with `n` pictures
+    def seconds(self, work:Work, n:int=1) -> float:
+        "Seconds that work takes with `n` pictures"
         return sum(count * max(n * flops / self.flops, n * moved / self.bytes, self.call)
                    for (flops, moved), count in work.ops.items())
 

@@ -13,7 +13,7 @@ from collections import Counter
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Iterable, NamedTuple
+from typing import Callable, Iterable, NamedTuple
 
 from .core import Problem, make_printable, progress
 from .dataset import Dataset

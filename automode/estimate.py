@@ -94,23 +94,31 @@ class Job:
     device:torch.device|str|None=None # Where it will run; None takes where the unet is
 
     def __post_init__(self): self.device = torch.device(self.device or next(self.unet.parameters()).device)
-    def count(self) -> Step: # Of one picture
+    def count(self) -> Step:
+        "Count a step with one picture"
         return count_step(self.unet, self.latent_size, self.tokens, None, self.pooled_width, self.learning,
                           self.checkpointing, self.autocast)
     @property
-    def at_once(self) -> int: return self.batch_size * (1 + self.class_pictures)
+    def at_once(self) -> int:
+        "Pictures in a batch, those of the class among them"
+        return self.batch_size * (1 + self.class_pictures)
     @property
-    def learning(self) -> tuple: # Text encoders that are trained
+    def learning(self) -> tuple:
+        "Text encoders that are trained"
         return tuple(self.text_encoders) if self.train_text_encoder else ()
     @property
-    def trained(self) -> list: # Parameters
+    def trained(self) -> list:
+        "Parameters that are trained"
         models = (self.unet, *self.learning)
         return [o for m in models for o in m.parameters() if o.requires_grad]
     @property
     def vae_scale(self) -> int:
+        "Pixels to a latent"
         return 8 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
     @property
-    def resolution(self) -> int: return round((self.latent_size[0] * self.latent_size[1]) ** .5) * self.vae_scale
+    def resolution(self) -> int:
+        "Edge of a square as large as the largest pictures, in pixels"
+        return round((self.latent_size[0] * self.latent_size[1]) ** .5) * self.vae_scale
 
 def _weight_bytes(
     model, # Any, or None
@@ -139,7 +147,8 @@ class Estimate:
         return peak + made // 4 if self.job.device.type == 'cpu' else peak
 
     @property
-    def memory(self) -> dict[str, int]: # Bytes of each part, while training
+    def memory(self) -> dict[str, int]:
+        "Bytes of each part, while training"
         job, trained = self.job, self.job.trained
         numbers = sum(o.numel() for o in trained)
         rest = sum(map(_weight_bytes, job.learning))
@@ -150,21 +159,25 @@ class Estimate:
                 'activations': job.at_once * self._real(self.step.peak, self.step.made), 'encoded pictures': job.cached}
 
     @property
-    def while_encoding(self) -> int: # Bytes, with every model there
+    def while_encoding(self) -> int:
+        "Bytes while pictures are encoded, with every model there"
         job = self.job
         models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders)) + _weight_bytes(job.unet, job.quantize)
         return models + min(job.encode_batch, job.pictures) * self.encoding[1] + job.cached
 
     @property
-    def peak(self) -> int: # Bytes
+    def peak(self) -> int:
+        "Bytes at the most, while encoding or while training"
         return max(sum(self.memory.values()), self.while_encoding)
 
     @property
-    def flops(self) -> int: # Floating-point operations of a step, all its pictures together
+    def flops(self) -> int:
+        "Floating-point operations of a step, all its pictures together"
         return (self.step.forward.flops + self.step.backward.flops) * self.job.at_once * self.job.accumulation
 
     @property
-    def seconds(self) -> dict[str, float]: # Of each part, over the whole run
+    def seconds(self) -> dict[str, float]:
+        "Seconds of each part, over the whole run"
         job, n, batches = self.job, self.job.at_once, self.job.steps * self.job.accumulation
         forward, backward = (self.speed.seconds(o, n) for o in (self.step.forward, self.step.backward))
         scale = self.measured / (job.accumulation * (forward + backward)) if self.measured else 1

@@ -12,7 +12,7 @@ from collections import namedtuple
 from typing import Callable, Iterable
 
 from .core import Problem
-from .images import fit_image, to_image, to_pixel_values
+from .images import fit_image, to_pixel_values
 
 # %% ../nbs/09_evaluate.ipynb #ad6d1216
 def _words(

@@ -52,12 +52,16 @@ def _count(
     "How many numbers there are in one place of the names"
     return len({o[1] for o in map(re.compile(pattern).match, names) if o})
 
+def _shapes_of(state:dict, prefix:str) -> dict[str,tuple]: # By the names that follow `prefix`
+    "The shapes of one part's tensors"
+    return {k.removeprefix(prefix): tuple(v.shape) for k, v in state.items() if k.startswith(prefix)}
+
 def unet_config(
     state:dict, # Tensors of the file
     family:str, # `sd_v1`, `sd_v2` or `sdxl`
 ) -> dict: # For `UNet2DConditionModel`
     "Read the unet's configuration off its shapes"
-    shapes = {k.removeprefix(_unet): tuple(v.shape) for k, v in state.items() if k.startswith(_unet)}
+    shapes = _shapes_of(state, _unet)
     levels = [[]]
     for n in range(1, _count(shapes, r'input_blocks\.(\d+)\.')):
         if f'input_blocks.{n}.0.op.weight' in shapes: levels.append([])
@@ -68,8 +72,7 @@ def unet_config(
     reader = next(k for k in shapes if k.endswith('.attn2.to_k.weight'))
     config = dict(
         in_channels=shapes['input_blocks.0.0.weight'][1], out_channels=shapes['out.2.weight'][0],
-        block_out_channels=channels,
-        layers_per_block=len(levels[0]), cross_attention_dim=shapes[reader][1],
+        block_out_channels=channels, layers_per_block=len(levels[0]), cross_attention_dim=shapes[reader][1],
         down_block_types=['CrossAttnDownBlock2D' if o else 'DownBlock2D' for o in depths],
         up_block_types=['CrossAttnUpBlock2D' if o else 'UpBlock2D' for o in depths[::-1]],
         transformer_layers_per_block=[o or 1 for o in depths[:-1]] + [in_the_middle],
@@ -93,7 +96,7 @@ def vae_config(
     family:str, # `sd_v1`, `sd_v2` or `sdxl`
 ) -> dict: # For `AutoencoderKL`
     "Read the vae's configuration off its shapes"
-    shapes = {k.removeprefix(_vae): tuple(v.shape) for k, v in state.items() if k.startswith(_vae)}
+    shapes = _shapes_of(state, _vae)
     levels = range(_count(shapes, r'encoder\.down\.(\d+)\.'))
     return dict(
         in_channels=shapes['encoder.conv_in.weight'][1], out_channels=shapes['decoder.conv_out.weight'][0],
@@ -109,8 +112,7 @@ def clip_config(
     prefix:str, # Where the text encoder begins
 ) -> dict: # For `CLIPTextConfig`
     "Read a text encoder's configuration off its shapes"
-    state = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    shapes = {k.removeprefix('text_model.'): tuple(v.shape) for k, v in state.items()}
+    shapes = {k.removeprefix('text_model.'): v for k, v in _shapes_of(state, prefix).items()}
     openai = 'final_layer_norm.weight' in shapes
     tokens, positions, block, inner = (
         ('embeddings.token_embedding.weight', 'embeddings.position_embedding.weight', 'encoder.layers', 'mlp.fc1.weight')

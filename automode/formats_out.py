@@ -16,7 +16,7 @@ from .core import Problem
 from .dataset import training_prompt
 from .filling import Output, as_utf8, safe_name, unique_name
 from .formats import Found, caption_from_name, caption_from_path, join_lines
-from .rows import METADATA, format_row, new_row
+from .rows import METADATA, format_row
 
 # %% ../nbs/02_formats_out.ipynb #ecfe21e3
 def fill_caption(

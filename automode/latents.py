@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Callable, Iterable, Iterator, Sequence
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -214,7 +214,8 @@ class Cache:
     notes:list[str] = field(default_factory=list) # What a person should know
 
     def __len__(self): return len(self.names)
-    def to(self, device): # The same on another device
+    def to(self, device): # The cache itself
+        "Move every tensor to `device`"
         move = lambda o: o.to(device) if torch.is_tensor(o) else [move(i) for i in o] if isinstance(o, list) else o
         for name in ('bucket', 'place', 'mean', 'std', 'mask', 'prompt', 'input_ids', 'time_ids', 'weight'):
             setattr(self, name, move(getattr(self, name)))

@@ -20,7 +20,7 @@ from peft import LoraConfig
 from safetensors.torch import save as to_safetensors
 
 from .adapters import CONV_TARGETS, RESNET_TARGETS, TEXT_ENCODER_TARGETS, UNET_TARGETS, adapter_layers
-from .core import Problem, quiet, set_seed, whole_folder, write_whole
+from .core import Problem, quiet, whole_folder, write_whole
 from .layers import change_of, kind_of, kohya_name, open_lora, rank_of, read_layers, row_norms, split_key
 from .models import BaseModel
 
@@ -215,7 +215,7 @@ def read_lora_info(
 ) -> dict: # Its metadata, and `kind`, `naming`, `rank`, `conv_rank`, `alpha`, `layers`, `text_encoder`, `dora`, `bytes`
     "What a LoRA file says of itself, without loading its weights"
     with open_lora(path) as f:
-        metadata, found, layers, names = f.metadata() or {}, {}, {}, {}
+        metadata, layers, names = f.metadata() or {}, {}, {}
         for key in f.keys():
             if pair := split_key(key):
                 layers.setdefault(pair[0], {})[pair[1]] = f.get_slice(key).get_shape()

@@ -76,7 +76,7 @@ def look_up_latents(
     cache:Cache, # Encoded pictures
     batch:Batch, # Which of them
     draws:Draws, # Which are mirrored
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor|None]: # Mean and standard deviation, `(n, 4, h, w)`, and the mask if there is one
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor|None]: # Mean and standard deviation, `(n, 4, h, w)`, and the mask if any
     "The latents of a batch, on the device of `draws`"
     place, flip, device = cache.place[batch.index], draws.flip, draws.noise.device
     groups = [cache.mean[batch.group], cache.std[batch.group], *([cache.mask[batch.group]] if cache.mask else [])]
@@ -131,7 +131,8 @@ def snr_weights(
 def stretch_to_noise(
     noise_scheduler:DDPMScheduler, # Of the base
 ) -> DDPMScheduler: # The same, but its last timestep is pure noise
-    "Rescale the schedule to a terminal signal-to-noise ratio of zero (Lin et al. 2023, <https://arxiv.org/abs/2305.08891>, algorithm 1)"
+    "Rescale to a terminal signal-to-noise ratio of zero (Lin et al. 2023, <https://arxiv.org/abs/2305.08891>, algorithm 1)"
     if is_epsilon(noise_scheduler):
-        raise Problem('zero_terminal_snr needs a base that predicts the velocity; leave it out, or say --prediction_type v_prediction')
+        raise Problem('zero_terminal_snr needs a base that predicts the velocity; leave it out, '
+                      'or say --prediction_type v_prediction')
     return DDPMScheduler.from_config(noise_scheduler.config, rescale_betas_zero_snr=True)

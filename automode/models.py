@@ -38,18 +38,27 @@ class BaseModel:
     tokenizer_2: CLIPTokenizer|None = None # Its tokenizer
 
     @property
-    def vae_scale(self) -> int: return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    def vae_scale(self) -> int:
+        "Pixels to a latent"
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
     @property
-    def resolution(self) -> int: return self.unet.config.sample_size * self.vae_scale
+    def resolution(self) -> int:
+        "Edge of the pictures that the unet was trained on, in pixels"
+        return self.unet.config.sample_size * self.vae_scale
     @property
-    def device(self) -> torch.device: return self.unet.device
+    def device(self) -> torch.device:
+        "Where the unet is"
+        return self.unet.device
     @property
-    def text_encoders(self) -> dict[str,CLIPTextModel]: # One, and for SDXL two, by the names that diffusers gives them
+    def text_encoders(self) -> dict[str,CLIPTextModel]:
+        "One, and for SDXL two, by the names that diffusers gives them"
         found = dict(text_encoder=self.text_encoder, text_encoder_2=self.text_encoder_2)
         return {k: v for k, v in found.items() if v is not None}
     @property
-    def family(self) -> str: # 2.x has OpenCLIP's text encoder, with another curve between its layers than CLIP's
+    def family(self) -> str:
+        "`sd_v1`, `sd_v2` or `sdxl`"
         if self.text_encoder_2 is not None: return 'sdxl'
+        # 2.x has OpenCLIP's text encoder, with another curve between its layers than CLIP's
         return 'sd_v2' if self.text_encoder.config.hidden_act == 'gelu' else 'sd_v1'
 
     def __repr__(self):

@@ -70,7 +70,8 @@ def loss(
         if not alone and n % accelerator.num_processes != accelerator.process_index: continue
         here = Draws(*(o.to(device) for o in vars(draws).values()))
         batch = Batch(batch.group, batch.index.to(self.cache.weight.device))
-        with accelerator.autocast(), without_dropout(base): total += training_loss(base, self.cache, batch, here, self.config).sum()
+        with accelerator.autocast(), without_dropout(base):
+            total += training_loss(base, self.cache, batch, here, self.config).sum()
     return float(total if alone else accelerator.reduce(total, 'sum')) / count
 
 def is_sharded(

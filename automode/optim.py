@@ -216,7 +216,8 @@ class Ema:
         return p.detach().float() if p.dtype in (torch.float16, torch.bfloat16) else p.detach()
 
     @property
-    def current_decay(self) -> float: # Rises from 0 to `decay`
+    def current_decay(self) -> float:
+        "The decay of the present step, which rises from 0 to `decay`"
         return min(self.decay, self.steps / (9 + self.steps)) if self.steps > 1 else 0.
 
     @torch.no_grad()

@@ -171,7 +171,8 @@ def loss_section(
     means = smooth([o['loss'] for o in rows], 1 - min(.5, 10/len(rows)))
     points = _thin([(o['step'], o['loss'], m) for o, m in zip(rows, means)])
     first, last, low = points[0][0], points[-1][0], min(0, *(o[1] for o in points))
-    high = max(sorted(o[1] for o in points)[int(.99*(len(points) - 1))], max(o[2] for o in points), *(o[1] for o in held))*1.08 or 1.
+    usual = sorted(o[1] for o in points)[int(.99*(len(points) - 1))]
+    high = max(usual, max(o[2] for o in points), *(o[1] for o in held))*1.08 or 1.
     x = lambda step: (step - first)/(last - first or 1)*1000
     y = lambda loss: 1000 - (min(loss, high) - low)/(high - low)*1000
     xs = [x(o[0]) for o in points]

@@ -32,17 +32,29 @@ class Run:
             raise Problem(f"'{folder}' is not a training run: it has no config.json")
 
     @property
-    def config(self) -> dict: return read_json(self.folder/'config.json')
+    def config(self) -> dict:
+        "What `config.json` holds: base, dataset, and all settings"
+        return read_json(self.folder/'config.json')
     @property
-    def metrics(self) -> list[dict]: return read_rows(self.folder/'metrics.jsonl')
+    def metrics(self) -> list[dict]:
+        "Rows of `metrics.jsonl`: losses, learning rates, speeds"
+        return read_rows(self.folder/'metrics.jsonl')
     @property
-    def lora(self) -> Path: return self.folder/f"{self.config['name']}.safetensors"
+    def lora(self) -> Path:
+        "The LoRA file of the last step, there once the run is done"
+        return self.folder/f"{self.config['name']}.safetensors"
     @property
-    def best_lora(self) -> Path: return self.folder/'best'/f"{self.config['name']}-best.safetensors"
+    def best_lora(self) -> Path:
+        "The LoRA file of the best step, there when that is not the last"
+        return self.folder/'best'/f"{self.config['name']}-best.safetensors"
     @property
-    def checkpoints(self) -> list[Path]: return sorted((self.folder/'checkpoints').glob('step-*'))
+    def checkpoints(self) -> list[Path]:
+        "Folders to go on from, oldest first"
+        return sorted((self.folder/'checkpoints').glob('step-*'))
     @property
-    def samples(self) -> list[Path]: return sorted((self.folder/'samples').glob('*.png'))
+    def samples(self) -> list[Path]:
+        "What was drawn at each checkpoint, oldest first"
+        return sorted((self.folder/'samples').glob('*.png'))
     @property
     def left_out(self) -> dict[str,str]: # By `file_name`, with the reason; class pictures begin with `class_images/`
         "What could not be used when the run began"
@@ -91,7 +103,8 @@ def plot(
     axes.plot(steps, means, color='tab:blue', label='loss')
     if held := self.validation():
         axes.plot(held.keys(), held.values(), color='tab:orange', marker='.', label='validation loss')
-        if (best := self.best()[0]) is not None: axes.plot(best, held[best], '*', color='tab:red', markersize=10, label=f'best, step {best}')
+        if (best := self.best()[0]) is not None:
+            axes.plot(best, held[best], '*', color='tab:red', markersize=10, label=f'best, step {best}')
         axes.legend(fontsize=8)
     axes.set(xlabel='step', ylabel='loss', title=self.config['name'])
     plt.close(figure)
@@ -105,9 +118,9 @@ def fingerprint(
     rows = sorted(json.dumps([o.path.name, o.digest, o.prompt, *([o.focus] if o.focus != (.5, .5) else [])]) for o in examples)
     return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:16]
 
-FREE = {'name', 'dataset', 'class_images', 'max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'save_every_steps', 'keep_checkpoints', 'log_every_steps',
-        'sample_prompt', 'log_with', 'cache', 'gradient_checkpointing', 'compile', 'held_out', 'num_images', 'validate_every_steps',
-        'num_class'}
+FREE = {'name', 'dataset', 'class_images', 'max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'save_every_steps',
+        'keep_checkpoints', 'log_every_steps', 'sample_prompt', 'log_with', 'cache', 'gradient_checkpointing', 'compile',
+        'held_out', 'num_images', 'validate_every_steps', 'num_class'}
 
 def check_same_run(
     folder:Path, # The run's folder
@@ -162,7 +175,8 @@ class Plan:
     notes:Sequence[str]=() # What a person should know, a sentence each
 
     @property
-    def settings(self) -> dict: # What `config.json` holds
+    def settings(self) -> dict:
+        "What `config.json` holds"
         beside = self.class_examples
         known = dict(name=self.name, base=self.base, dataset=str(self.dataset), class_images=self.class_images,
                      pictures=fingerprint([*self.examples, *self.held_out]), class_pictures=fingerprint(beside),

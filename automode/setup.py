@@ -40,7 +40,8 @@ def make_accelerator(
     names = {torch.float32: 'no', torch.float16: 'fp16', torch.bfloat16: 'bf16'}
     precision = mixed_precision or (names[pick_dtype('cuda')] if on_gpu else 'no')
     if log_with and not find_spec(log_with): raise Problem(f"{log_with} is not installed; pip install {log_with}")
-    try: return Accelerator(mixed_precision=precision, cpu=device == 'cpu' or not torch.accelerator.is_available(), log_with=log_with, project_dir=folder)
+    on_cpu = device == 'cpu' or not torch.accelerator.is_available()
+    try: return Accelerator(mixed_precision=precision, cpu=on_cpu, log_with=log_with, project_dir=folder)
     except ValueError as e:
         raise Problem(f"mixed_precision '{mixed_precision}' cannot be used here ({e}); say no, fp16 or bf16") from None
 
@@ -56,8 +57,8 @@ def complete(
     fill_in(config, len(plan.examples), base, accelerator.num_processes)
     samples = Run(folder).config.get('samples_a_step') if (folder/'config.json').exists() else None
     if samples: keep_samples_a_step(config, samples, accelerator.num_processes)
-    plan.notes = [*plan.notes, *check_optimizer(config.optimizer, config.lr_scheduler, (config.learning_rate, config.text_encoder_lr)[:1 + config.train_text_encoder],
-                                                bool(config.ema_decay))]
+    rates = (config.learning_rate, config.text_encoder_lr)[:1 + config.train_text_encoder]
+    plan.notes = [*plan.notes, *check_optimizer(config.optimizer, config.lr_scheduler, rates, bool(config.ema_decay))]
     size = dict(resolution=config.resolution, multiple=bucket_multiple(base), buckets=config.buckets)
     for name in ('examples', 'class_examples', 'held_out'): setattr(plan, name, assign(getattr(plan, name), **size))
     check_same_run(folder, plan.settings)
@@ -74,10 +75,13 @@ def describe(
     also = f' and {num_class} of the class' if num_class else ''
     apart = f', {len(plan.held_out)} more are held out to measure by' if plan.held_out else ''
     sizes = Counter(o.bucket for o in examples)
-    shown = ', '.join(f'{w}x{h}' for (w, h), _ in sizes.most_common(3)) + (f' and {len(sizes) - 3} more sizes' if len(sizes) > 3 else '')
+    shown = ', '.join(f'{w}x{h}' for (w, h), _ in sizes.most_common(3))
+    if len(sizes) > 3: shown += f' and {len(sizes) - 3} more sizes'
+    looks = config.max_train_steps * samples_a_step / sum(o.repeats for o in examples)
     lines = [f"{len(examples)} pictures{also}{apart}; {config.max_train_steps} steps of {samples_a_step}: "
-             f"each is seen about {config.max_train_steps * samples_a_step / sum(o.repeats for o in examples):.0f} times at {shown}",
-             f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, learning rate {config.learning_rate:g}, on {base!r}",
+             f"each is seen about {looks:.0f} times at {shown}",
+             f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, "
+             f"learning rate {config.learning_rate:g}, on {base!r}",
              f"the first picture trains with the prompt: {examples[0].prompt!r}"]
     lines += [f'left out: {why}' for why in plan.bad.values()] + list(plan.notes)
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
@@ -115,7 +119,8 @@ def shard(
 ) -> None:
     "Let each process hold a part of the frozen unet, for one that is too large for a device"
     unet, mesh = base.unet, init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for part in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet): fully_shard(part, mesh=mesh, ignored_params=set(learned))
+    for part in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet):
+        fully_shard(part, mesh=mesh, ignored_params=set(learned))
     accelerator.print(f'each of {accelerator.num_processes} processes holds a part of the unet')
 
 def encode_all(
@@ -135,8 +140,8 @@ def encode_all(
                        prior_loss_weight=config.prior_loss_weight, **settings)
     plan.bad |= cache.left_out
     plan.notes = [*plan.notes, *cache.notes]
-    tensors = [*cache.mean, *cache.std, *[o for o in cache.encoded or () if o is not None]]
-    if accelerator.device.type == 'cuda' and sum(o.nbytes for o in tensors) > torch.cuda.mem_get_info(accelerator.device)[0] / 4: return cache
+    size = sum(o.nbytes for o in (*cache.mean, *cache.std, *(cache.encoded or ())) if o is not None)
+    if accelerator.device.type == 'cuda' and size > torch.cuda.mem_get_info(accelerator.device)[0] / 4: return cache
     return cache.to(accelerator.device)
 
 def aside_folder(

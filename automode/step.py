@@ -71,7 +71,7 @@ def add_adapters(
         add_adapter(part, config.rank, config.alpha, config.adapter, config.conv_rank, config.lora_dropout,
                     config.use_dora, config.use_rslora, config.init, config.seed)
         if config.gradient_checkpointing:
-            (part.enable_gradient_checkpointing if part is base.unet else part.gradient_checkpointing_enable)()
+            (part.enable_gradient_checkpointing if part is base.unet else part.activation_checkpointing_enable)()
         part.train(bool(config.gradient_checkpointing or config.lora_dropout))
     if config.start_from: start_from_lora(base, config.start_from)
     for part in parts.values(): speed_up(part)
@@ -116,7 +116,8 @@ def draw_step(
     index = torch.tensor(pictures).to(self.cache.weight.device, non_blocking=True)
     self.generator.manual_seed(_seed(self.config.seed, step, kind))
     shape = (len(pictures), *self.cache.mean[group].shape[2:])
-    return Batch(group, index), draw_randomness(shape, self.config, self.base.noise_scheduler.config.num_train_timesteps, self.generator)
+    num_timesteps = self.base.noise_scheduler.config.num_train_timesteps
+    return Batch(group, index), draw_randomness(shape, self.config, num_timesteps, self.generator)
 
 def _join(*parts:tuple[Batch,Draws]) -> tuple[Batch,Draws]: # One batch
     "Batches of one size as one"

@@ -67,7 +67,8 @@ class Log:
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
 
     @property
-    def seconds(self) -> float: # Of a step, on the average
+    def seconds(self) -> float:
+        "Seconds that a step takes, on the average"
         return (time.time() - self.started) / max(1, self.trainer.done - self.begun)
 
     def write(self, row:dict) -> None: # A row of `metrics.jsonl`
@@ -200,9 +201,10 @@ def write_lora(
     step:int, # Which step's weights these are
 ) -> Path: # The file
     "Write the weights as one file, with what is known of how they came about"
-    config, kept = self.config, ('learning_rate', 'text_encoder_lr', 'lr_scheduler', 'optimizer', 'seed', 'min_snr_gamma', 'noise_offset',
-                                 'prior_loss_weight', 'max_train_steps', 'lr_warmup_steps', 'max_grad_norm', 'caption_dropout',
-                                 'gradient_checkpointing', 'gradient_accumulation_steps', 'mixed_precision')
+    config, kept = self.config, ('learning_rate', 'text_encoder_lr', 'lr_scheduler', 'optimizer', 'seed', 'min_snr_gamma',
+                                 'noise_offset', 'prior_loss_weight', 'max_train_steps', 'lr_warmup_steps', 'max_grad_norm',
+                                 'caption_dropout', 'gradient_checkpointing', 'gradient_accumulation_steps',
+                                 'mixed_precision')
     prompts = Counter(o.prompt for o in plan.examples)
     metadata = lora_metadata(self.base, plan.name, config.rank, config.alpha, steps=step, resolution=[config.resolution]*2,
                              num_train_images=len(plan.examples), num_reg_images=len(plan.class_examples),
@@ -236,9 +238,12 @@ def get_ready(
     if config.zero_terminal_snr: base.noise_scheduler = stretch_to_noise(base.noise_scheduler)
     cache = encode_all(plan, base, accelerator, plan.examples, plan.class_examples)
     validation = None
-    if plan.held_out: validation = Validation(encode_all(plan, base, accelerator, plan.held_out), config, batch_size=config.batch_size)
+    if plan.held_out:
+        held_out = encode_all(plan, base, accelerator, plan.held_out)
+        validation = Validation(held_out, config, batch_size=config.batch_size)
     trainer = Trainer(base, cache, config, accelerator)
-    if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1: shard(base, trainer.learned, accelerator)
+    if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1:
+        shard(base, trainer.learned, accelerator)
     set_aside(base, aside_folder(plan, accelerator))
     if config.compile: base.unet.compile()
     return trainer, validation
@@ -265,9 +270,11 @@ def describe_job(
     drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
     size = max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod)
     return Job(base.unet, size, steps, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
-               class_pictures=trainer.class_order is not None, vae=base.vae, text_encoders=tuple(base.text_encoders.values()), train_text_encoder=config.train_text_encoder,
-               tokens=cache.input_ids.shape[-1], pooled_width=None if pooled is None else pooled.shape[-1], checkpointing=config.gradient_checkpointing,
-               autocast=autocast, optimizer=config.optimizer, ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
+               class_pictures=trainer.class_order is not None, vae=base.vae,
+               text_encoders=tuple(base.text_encoders.values()), train_text_encoder=config.train_text_encoder,
+               tokens=cache.input_ids.shape[-1], pooled_width=None if pooled is None else pooled.shape[-1],
+               checkpointing=config.gradient_checkpointing, autocast=autocast, optimizer=config.optimizer,
+               ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
                cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
 
 # %% ../nbs/07_train.ipynb #4dee244b
@@ -294,7 +301,8 @@ def finish(
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
-        raise Problem(out_of_memory_advice(needs) if needs else 'memory ran out; use a smaller --batch_size or --resolution') from e
+        raise Problem(out_of_memory_advice(needs) if needs
+                      else 'memory ran out; use a smaller --batch_size or --resolution') from e
     if accelerator.is_main_process: trainer.export(plan)
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
@@ -322,7 +330,8 @@ def set_up(
 ) -> tuple[Trainer, Validation|None]: # At step 0, or where a checkpoint left it; and the held-out pictures
     "Load the base, say what is about to happen, and find the checkpoint to go on from"
     config, precision = plan.config, accelerator.mixed_precision
-    model = load_base(base, accelerator.device, 'float32' if precision == 'no' else precision, config.prediction_type, config.quantize)
+    dtype = 'float32' if precision == 'no' else precision
+    model = load_base(base, accelerator.device, dtype, config.prediction_type, config.quantize)
     add_class_pictures(plan, model, accelerator)
     accelerator.print(describe(plan, model, complete(plan, model, accelerator)))
     trainer, validation = get_ready(plan, model, accelerator)
@@ -330,7 +339,9 @@ def set_up(
     accelerator.wait_for_everyone()
     trainer.resume(Run(plan.folder))
     if trainer.done: accelerator.print(f'going on from step {trainer.done}')
-    if config.log_with: accelerator.init_trackers('automode', config={k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))})
+    if config.log_with:
+        plain = {k: v for k, v in plan.settings.items() if isinstance(v, (int, float, str))}
+        accelerator.init_trackers('automode', config=plain)
     return trainer, validation
 
 @delegates(TrainConfig)
@@ -346,8 +357,8 @@ def train(
     "Train a LoRA on `base` from the pictures and captions of `dataset`"
     plan = make_plan(dataset, base, out, TrainConfig(**kwargs), name, class_images)
     config = plan.config
-    early = {k: v for k, v in plan.settings.items() if not (config.num_class_images and k in ('class_pictures', 'class_background', 'num_class'))}
-    check_same_run(plan.folder, early)
+    later = ('class_pictures', 'class_background', 'num_class') if config.num_class_images else ()
+    check_same_run(plan.folder, {k: v for k, v in plan.settings.items() if k not in later})
     accelerator = make_accelerator(device, config.mixed_precision, config.log_with, plan.folder)
     if is_done(plan.folder, config.max_train_steps):
         accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")

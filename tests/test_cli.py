@@ -1,5 +1,5 @@
 """The `automode` command as a person has it: real processes, good input, bad input, a full disk, Ctrl-C"""
-import json, os, re, resource, shutil, signal, subprocess, sys, sysconfig, time
+import json, re, resource, shutil, signal, subprocess, sysconfig, time
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,6 @@
 "Conversions against other processes: a kill at any moment, and the readers of other programs"
 import json, random, shutil, signal, subprocess, sys, time
 from collections import OrderedDict
-from pathlib import Path
 
 import pytest
 

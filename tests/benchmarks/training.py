@@ -56,7 +56,6 @@ def plain(args, pictures, base):
     "The structure of the popular example script"
     import torch
     from accelerate import Accelerator
-    from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
     from peft import LoraConfig
     from torchvision_free import PictureDataset
@@ -76,7 +75,6 @@ def plain(args, pictures, base):
     noise_scheduler, times, step = model.noise_scheduler, [], 0
     while step < args.steps:
         for batch in loader:
-            started = time.perf_counter()
             latents = model.vae.encode(batch['pixel_values'].to(model.vae.dtype)).latent_dist.sample() * model.vae.config.scaling_factor
             noise = torch.randn_like(latents)
             timesteps = torch.randint(0, noise_scheduler.config.num_train_timesteps, (len(latents),), device=latents.device).long()
