@@ -20,7 +20,7 @@ from .images import BadImage, crop_box, fit_image, image_grid, open_image, pictu
 # %% ../nbs/02_buckets.ipynb #998a0af1
 def make_buckets(
     resolution:int, # Edge of the square that the model knows, in pixels
-    multiple:int=64, # What both edges must be a multiple of; 8 for the starter
+    multiple:int=64, # What both edges must be a multiple of; 16 for the starter
     min_edge:int|None=None, # Shortest edge; None takes half the resolution
     max_edge:int|None=None, # Longest edge; None takes twice the resolution
     max_ratio:float|None=None, # Longest edge for one of 1; None leaves that to the two edges

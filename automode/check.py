@@ -307,12 +307,12 @@ def check_dataset(
     resolution:int|None=None, # Edge of the square that is trained on, in pixels; None takes the base model's
     token:str|None=None, # The word that names the subject
     class_word:str|None=None, # What kind of thing it is
-    multiple:int|None=None, # What the edges of buckets are a multiple of; None takes 64, or 8 for a base as small as the starter
+    multiple:int|None=None, # What the edges of buckets are a multiple of; None takes 64, or 16 for a base as small as the starter
     near:int=6, # Bits of 64 in which the hashes of two pictures may differ for them to look alike
 ) -> Check: # What was found
     "Look a dataset over, and say what would go wrong"
     resolution = resolution or read_resolution(base)
-    check = Check(Path(folder), str(base), resolution, multiple or (64 if resolution >= 256 else 8), token, class_word)
+    check = Check(Path(folder), str(base), resolution, multiple or (64 if resolution >= 256 else 16), token, class_word)
     sources = _read_rows(check)
     _check_prompts(check, sources)
     _check_tokens(check)

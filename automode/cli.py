@@ -164,7 +164,7 @@ def check(
     resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
     token:str|None=None, # Rare word that names the subject
     class_word:str|None=None, # What kind of thing the subject is
-    multiple:int|None=None, # What the edges of buckets are a multiple of; 64, or 8 for a small base
+    multiple:int|None=None, # What the edges of buckets are a multiple of; 64, or 16 for a small base
     near:int=6, # How far copies may differ to look alike, in bits of 64
     most:int=5, # Pictures to name for each finding
     strict:bool=False, # End with 1 when a picture would be lost or training would fail

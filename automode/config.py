@@ -73,7 +73,7 @@ class TrainConfig:
     save_every_steps:int|None=None # Steps between checkpoints, 0 for one at the end only (left open: a quarter of the run)
     keep_checkpoints:int|None=None # Newest checkpoints that are kept, 0 for all (left open: all that were asked for, or two)
     log_every_steps:int=10 # Steps between rows of `metrics.jsonl`
-    sample_prompt:str|None=None # What to draw at each checkpoint (left open: the first pictures' prompts)
+    sample_prompt:str|None=None # What to draw at each checkpoint; '' draws nothing (left open: the first pictures' prompts)
     log_with:str|None=None # `tensorboard` or `wandb`, besides `metrics.jsonl`
 
     def __post_init__(self):

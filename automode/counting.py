@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
-from .adapters import FastConv2d, FastLinear, LoraProduct
+from .fast import FastConv2d, FastLinear, LoraProduct
 
 # %% ../nbs/07_counting.ipynb #ddfc04d1
 def to_meta(
@@ -146,7 +146,7 @@ def _fast(layer, dtype, x): # What `FastLinear` and `FastConv2d` compute on a de
     dtype = dtype or base.weight.dtype
     bias = None if base.bias is None else base.bias.to(dtype)
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
-    return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name], layer.keep_weights)
+    return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name])
 
 def _checkpoint(unet, encoders, on, device): # The second forward pass, too, is done as the device does it
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))

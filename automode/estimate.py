@@ -16,7 +16,8 @@ from typing import NamedTuple
 import torch
 from fastcore.basics import patch
 
-from .adapters import add_adapter, speed_up
+from .adapters import add_adapter
+from .fast import speed_up
 from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
 
 # %% ../nbs/07_estimate.ipynb #c8a6decb

@@ -91,6 +91,12 @@ def switch_lora(
     else: pipeline.disable_lora()
 
 # %% ../nbs/08_generate.ipynb #04dbca2d
+def _trained_to_predict(
+    lora:Path, # A LoRA file
+) -> str|None: # `v_prediction`, or None: what the base model says
+    "What a LoRA was trained to predict, which a single file of a base often does not say"
+    return 'v_prediction' if read_lora_info(lora).get('modelspec.prediction_type', '').startswith('v') else None
+
 def load_pipeline(
     base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     lora:str|Path|None=None, # A `.safetensors` file, a run folder, or a Hugging Face id
@@ -101,6 +107,7 @@ def load_pipeline(
 ) -> DiffusionPipeline: # Ready to draw
     "A base model with a LoRA on it, as a diffusers pipeline"
     if lora is not None: lora = find_lora(lora)
+    if isinstance(lora, Path) and not prediction_type: prediction_type = _trained_to_predict(lora)
     pipeline = open_base(base, device, dtype, prediction_type)
     return pipeline if lora is None else put_lora(pipeline, lora, lora_scale)
 

@@ -21,6 +21,7 @@ from .class_images import class_pictures
 from .config import fill_in
 from .core import Problem, pick_device, pick_dtype
 from .examples import Example, assign, bucket_multiple
+from .fast import speed_up
 from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
 from .models import BaseModel, count_tokens
@@ -119,6 +120,7 @@ def shard(
 ) -> None:
     "Let each process hold a part of the frozen unet, for one that is too large for a device"
     unet, mesh = base.unet, init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    speed_up(unet, together=False)                           # a part's weights are there only while it runs
     for part in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet):
         fully_shard(part, mesh=mesh, ignored_params=set(learned))
     accelerator.print(f'each of {accelerator.num_processes} processes holds a part of the unet')

@@ -15,10 +15,11 @@ import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
 
-from .adapters import add_adapter, speed_up
+from .adapters import add_adapter
 from .batches import StepOrder
 from .config import TrainConfig
 from .core import Problem, make_generator, set_seed, write_whole, writing
+from .fast import speed_up
 from .latents import Cache
 from .lora_start import start_from_lora
 from .loss import Batch, Draws, draw_randomness, training_loss
@@ -74,7 +75,7 @@ def add_adapters(
             (part.enable_gradient_checkpointing if part is base.unet else part.activation_checkpointing_enable)()
         part.train(bool(config.gradient_checkpointing or config.lora_dropout))
     if config.start_from: start_from_lora(base, config.start_from)
-    for part in parts.values(): speed_up(part)
+    for part in parts.values(): speed_up(part, together=not config.compile)
     return {f'{o}.{n}': p for o, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
 
 def parameter_groups(

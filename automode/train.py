@@ -24,6 +24,7 @@ from .config import TrainConfig
 from .core import Problem, append_row, progress, write_json, write_whole, writing
 from .dataset import Dataset
 from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
+from .fast import keep_freed_memory
 from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import stretch_to_noise
@@ -128,7 +129,7 @@ def checkpoint(self:Log, draw:bool=True) -> None: # With pictures?
 @patch
 def draw(self:Log) -> None:
     "Draw the prompts as they come out now"
-    if not self.accelerator.is_main_process and not is_sharded(self.trainer.base): return
+    if not self.prompts or not (self.accelerator.is_main_process or is_sharded(self.trainer.base)): return
     path = self.folder/'samples'/f'step-{self.trainer.done:06d}.png'
     with self.trainer.meant_weights():
         draw_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)
@@ -251,10 +252,10 @@ def get_ready(
 # %% ../nbs/07_train.ipynb #cbf636ca
 def sample_prompts(
     plan:Plan, # Its pictures have prompts
-) -> list[str]: # Four at the most
+) -> list[str]: # Four at the most, or none
     "What to draw at each checkpoint"
-    different = list(dict.fromkeys(o.prompt for o in plan.examples))
-    return [plan.config.sample_prompt] if plan.config.sample_prompt else different[:4]
+    if (asked := plan.config.sample_prompt) is not None: return [asked] if asked else []
+    return list(dict.fromkeys(o.prompt for o in plan.examples))[:4]
 
 def describe_job(
     trainer:Trainer, # Ready to train
@@ -297,7 +298,8 @@ def finish(
     counts = accelerator.is_main_process and not is_sharded(trainer.base)          # a part of a unet cannot be counted
     needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
     if needs: print(needs.describe(room_for(needs.job.device, trainer.base.unet)))
-    try: run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
+    try:
+        with keep_freed_memory(): run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise

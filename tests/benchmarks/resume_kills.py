@@ -18,7 +18,7 @@ COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 def command(out, steps):
     "The command of one run"
     settings = dict(token='inky', max_train_steps=steps, batch_size=4, rank=8, save_every_steps=5, keep_checkpoints=2, validate_every_steps=50, log_every_steps=5,
-                    lr_scheduler='constant', ema_decay=.99, flip_p=.5, sample_prompt='a fox', out=out, name='inky', device='cpu')
+                    lr_scheduler='constant', ema_decay=.99, flip_p=.5, sample_prompt='', out=out, name='inky', device='cpu')
     return [COMMAND, 'train', 'pictures', *[str(o) for k, v in settings.items() for o in (f'--{k}', v)]]
 
 def rows(folder): return [{k: o.get(k) for k in ('step', 'loss', 'validation_loss')} for o in map(json.loads, (folder/'metrics.jsonl').read_text().splitlines())]
