@@ -77,7 +77,8 @@ def go(
     "Move to another picture"
     if not self.names: return None
     if isinstance(to, str):
-        if to not in self._place: raise Problem(f"'{to}' is not among the {len(self)} pictures that are shown; take the filter away")
+        if to not in self._place:
+            raise Problem(f"'{to}' is not among the {len(self)} pictures that are shown; take the filter away")
         self.name = to
     else: self.name = self.names[min(max(self._place[self.name] + to, 0), len(self) - 1)]
     return self.name
