@@ -65,7 +65,7 @@ class Person:
     def row(self, name): return on_disk(self.folder)[name]
     def press(self, *keys):
         for o in keys: self.page.keyboard.press(o)
-    def see(self, what, seconds=10):
+    def see(self, what, seconds=20):
         "Wait until something is so"
         end = time.time() + seconds
         while not what():
@@ -85,13 +85,13 @@ def person(lab, browser, request):
     page.on('console', lambda o: complaints.append(o.text) if o.type == 'error' else None)
     page.on('pageerror', lambda o: complaints.append(str(o)))
     page.goto(f'{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=t')
-    page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=40_000)
+    page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
     for _ in range(30):                                                                   # before the kernel is there, JupyterLab forgets what was asked
         page.click('.jp-Cell .cm-content')
         page.keyboard.press('Shift+Enter')
         page.wait_for_timeout(2000)
         if '[ ]' not in page.inner_text('.jp-Cell .jp-InputPrompt'): break
-    page.wait_for_selector('.amr-thumb', timeout=40_000)
+    page.wait_for_selector('.amr-thumb', timeout=90_000)
     page.focus('.amr')
     yield Person(page, folder/name)
     assert complaints == []
@@ -104,7 +104,7 @@ def test_keys_do_what_they_say(person):
     first = person.at
     person.press('e')
     person.page.keyboard.type('a drawing of a red axe, b and dd and x')                 # each of these is a shortcut of the notebook
-    person.see(lambda: person.row(first)['text'] == 'a drawing of a red axe, b and dd and x', 3)
+    person.see(lambda: person.row(first)['text'] == 'a drawing of a red axe, b and dd and x')
     person.press('Control+Enter')
     person.see(lambda: person.row(first)['status'] == 'accepted' and person.at != first)
     person.press('Escape', 'j', 'j', 'k')
@@ -136,7 +136,7 @@ def test_nothing_is_lost_with_the_page_and_the_kernel(person, lab):
     name, address = person.at, lab[1]
     person.press('e')
     person.page.keyboard.type('kept')
-    person.see(lambda: person.row(name)['text'] == 'kept', 3)
+    person.see(lambda: person.row(name)['text'] == 'kept')
     for o in json.load(urllib.request.urlopen(f'{address}/api/kernels?token=t')):
         urllib.request.urlopen(urllib.request.Request(f'{address}/api/kernels/{o["id"]}?token=t', method='DELETE'))
     person.page.close()
