@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SECONDS', 'EXISTING', 'fill_template', 'tidy_caption', 'add_prefix', 'add_suffix', 'put_token', 'replace_text',
-           'drop_phrases', 'drop_repeats', 'set_caption', 'select_rows', 'Edit', 'edit_captions', 'WordCounts',
-           'count_words', 'read_captions', 'change_captions']
+           'drop_phrases', 'drop_repeats', 'set_caption', 'select_rows', 'Edit', 'caption_change', 'edit_captions',
+           'WordCounts', 'count_words', 'read_captions', 'change_captions']
 
 # %% ../nbs/03_edits.ipynb #83c78ef4
 import csv, html, json, re
@@ -271,6 +271,15 @@ class Edit(NamedTuple):
     what:str # What it does, in words
     change:Callable[[str,dict],str] # From the caption and its row to the new caption
 
+def caption_change(
+    row:dict, # A row
+    text:str, # The caption that it gets
+) -> dict[str,list]: # For each key that changes, its value before and after
+    "What changes in a row when its caption is written anew: the caption, and the status of one that nobody had touched"
+    status = row.get('status')
+    touched = {} if status in ('edited', 'accepted', 'excluded') else {'status': [status, 'edited']}
+    return {'text': [row.get('text'), text]} | touched
+
 def _find_changes(
     dataset:Dataset, # Whose captions
     steps:list[Edit], # What to do, in this order
@@ -284,9 +293,7 @@ def _find_changes(
         before, looked = row.get('text'), looked + 1
         after = before or ''
         for o in steps: after = o.change(after, row)
-        if after == (before or ''): continue
-        change = changes[row['file_name']] = {'text': [before, after]}
-        if row.get('status') not in ('edited', 'accepted', 'excluded'): change['status'] = [row.get('status'), 'edited']
+        if after != (before or ''): changes[row['file_name']] = caption_change(row, after)
     return changes, looked
 
 def _as_edit(

@@ -102,7 +102,7 @@ def _fast_forward(
 ) -> torch.Tensor: # Its output
     "Compute `layer` in one go where that can be done, else PEFT's way"
     base = layer.base_layer
-    if layer.sum is not None: return _layer(x, layer.sum, base.bias, layer.sum_is_conv)
+    if layer.sum is not None and not (args or kwargs): return _layer(x, layer.sum, base.bias, layer.sum_is_conv)
     name, device = _plain_adapter(layer), x.device.type
     auto = torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if auto else base.weight.dtype
@@ -198,7 +198,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3 # mallopt's numbers
 
 @contextmanager
 def keep_freed_memory() -> Iterator[None]: # Within the block
-    "Let the C library keep the memory that is freed, up to what was used at once; afterwards it goes back to the system"
+    "Let the C library keep the memory that is freed; afterwards what is left of it goes back to the system"
     try:
         mallopt, trim = ctypes.CDLL(None).mallopt, ctypes.CDLL(None).malloc_trim
         def set_both(trim_threshold, mmap_threshold):
@@ -210,5 +210,5 @@ def keep_freed_memory() -> Iterator[None]: # Within the block
     set_both(2**31 - 1, 2**25)                               # 32 MB: larger blocks go back at once
     try: yield
     finally:
-        set_both(2**17, 2**17)                               # as they were: 128 kB
+        set_both(2**26, 2**25)                               # the most that the library would have come to by itself
         trim(0)

@@ -6,14 +6,14 @@
 __all__ = ['ORDERS', 'Review']
 
 # %% ../nbs/04_review.ipynb #fe61f3fa
-from typing import Any, Callable, Iterable
+from typing import Callable, Iterable
 
 from fastcore.basics import patch
 
 from .core import Problem
 from .dataset import Dataset, training_prompt
-from .edits import Edit, WordCounts, count_words, edit_captions, select_rows
-from .history import Changes, make_changes, open_dataset, redo, undo
+from .edits import Edit, WordCounts, caption_change, count_words, edit_captions, select_rows
+from .history import Changes, by_name, make_changes, open_dataset, redo, undo
 
 # %% ../nbs/04_review.ipynb #8884e1e3
 ORDERS = {
@@ -90,18 +90,12 @@ def seek(
     back:bool=False, # Towards the beginning?
 ) -> bool: # Was there one?
     "Move to the next picture that meets a condition; stay when there is none"
-    rows, at = self.by_name(), self._place.get(self.name, 0)
+    rows, at = by_name(self.dataset), self._place.get(self.name, 0)
     ahead = reversed(self.names[:at]) if back else self.names[at + 1:]
     found = next((o for o in ahead if o in rows and meets(rows[o])), None)
     if found is not None: self.name = found
     return found is not None
 
-@patch
-def by_name(
-    self:Review,
-) -> dict[str,dict]: # Rows by `file_name`
-    "Find many rows"
-    return {o['file_name']: o for o in reversed(self.dataset.rows)}
 
 @patch
 def next_uncaptioned(
@@ -125,16 +119,15 @@ def search(
 def _change(
     self:Review,
     what:str, # What is done, in words
-    changes:dict[str,dict[str,Any]], # New values, by picture and key
+    changes:dict[str,dict[str,list]], # For each picture and key, the value as the person saw it, and the new one
 ) -> Changes: # What was changed
     "Write values down and make them; what somebody else has written meanwhile is not overwritten"
-    rows = {name: self.row(name) for name in changes} if len(changes) < 20 else self.by_name()
-    pairs = {name: {k: [rows[name].get(k), v] for k, v in new.items() if rows[name].get(k) != v} for name, new in changes.items()}
-    pairs = {name: o for name, o in pairs.items() if o}
-    if not pairs: return Changes(self.dataset, {}, 'nothing to change')
-    done = make_changes(self.dataset, what, pairs)
-    for name in changes: self.mine.pop(name, None)
-    self.mine |= {name: changes[name].get('text') for name in done.kept}
+    changes = {name: o for name, o in changes.items() if any(before != after for before, after in o.values())}
+    if not changes: return Changes(self.dataset, {}, 'nothing to change')
+    texts = {name: o['text'][1] for name, o in changes.items() if 'text' in o}
+    self.mine |= texts                                       # until they are on the disk
+    done = make_changes(self.dataset, what, changes)
+    for name in texts.keys() - set(done.kept): del self.mine[name]
     return done
 
 @patch
@@ -142,12 +135,14 @@ def write(
     self:Review,
     name:str, # The picture that the caption was written for
     text:str, # The caption
+    seen:str|None=None, # The caption over which it was written; None takes the present one
 ) -> Changes: # What was changed
     "Give a picture another caption"
-    row, text = self.row(name), ' '.join(text.split())
-    if text == (row.get('text') or ''): return Changes(self.dataset, {}, 'nothing to change')
-    touched = {} if row.get('status') in ('edited', 'accepted', 'excluded') else dict(status='edited')
-    return self._change(f'edit {name}', {name: dict(text=text) | touched})
+    row, text, now = self.row(name), ' '.join(text.split()), self.row(name).get('text') or ''
+    if text == now: return Changes(self.dataset, {}, 'nothing to change')
+    change = caption_change(row, text)
+    if seen is not None and (seen := ' '.join(seen.split())) != ' '.join(now.split()): change['text'][0] = seen
+    return self._change(f'edit {name}', {name: change})
 
 @patch
 def accept(
@@ -156,7 +151,7 @@ def accept(
 ) -> Changes: # What was changed
     "Say that a caption is right"
     if not self.row(name).get('text'): raise Problem(f"'{name}' has no caption that could be accepted; write one, or exclude it")
-    return self._change(f'accept {name}', {name: dict(status='accepted')})
+    return self._change(f'accept {name}', {name: dict(status=[self.row(name).get('status'), 'accepted'])})
 
 @patch
 def exclude(
@@ -165,11 +160,11 @@ def exclude(
     out:bool=True, # Leave it out? Else take it in again
 ) -> Changes: # What was changed
     "Leave a picture out of the training, and where it is"
-    row = self.row(name)
-    if out: return self._change(f'exclude {name}', {name: dict(status='excluded')})
-    if row.get('status') != 'excluded': return Changes(self.dataset, {}, 'nothing to change')
+    row, status = self.row(name), self.row(name).get('status')
+    if out == (status == 'excluded'): return Changes(self.dataset, {}, 'nothing to change')
     by_hand = (row.get('text') or '') != (row.get('auto_text') or '')
-    return self._change(f'include {name}', {name: dict(status='edited' if by_hand else 'auto')})
+    after = 'excluded' if out else 'edited' if by_hand else 'auto'
+    return self._change(f"{'exclude' if out else 'include'} {name}", {name: dict(status=[status, after])})
 
 # %% ../nbs/04_review.ipynb #d749ba6d
 @patch
@@ -248,10 +243,10 @@ def copy(
     to:Iterable[str], # Pictures that get it
 ) -> Changes: # What was changed
     "Give other pictures the caption of this one"
-    text, rows = self.row(name).get('text') or '', self.by_name()
+    text, rows = self.row(name).get('text') or '', by_name(self.dataset)
     if not text: raise Problem(f"'{name}' has no caption that could be copied")
-    status = lambda o: {} if rows[o].get('status') in ('edited', 'accepted', 'excluded') else dict(status='edited')
-    return self._change(f'copy the caption of {name}', {o: dict(text=text) | status(o) for o in to if o in rows and o != name})
+    others = [o for o in to if o in rows and rows[o].get('text') != text]
+    return self._change(f'copy the caption of {name}', {o: caption_change(rows[o], text) for o in others})
 
 @patch
 def words(
@@ -268,9 +263,9 @@ def refresh(
 ) -> list[str]: # Pictures that somebody else changed, added or removed
     "Take in what others have written meanwhile"
     key = lambda o: (o.get('text'), o.get('status'), o.get('score'))
-    before = {name: key(o) for name, o in self.by_name().items()}
+    before = {name: key(o) for name, o in by_name(self.dataset).items()}
     self.dataset.refresh()
-    after = {name: key(o) for name, o in self.by_name().items()}
+    after = {name: key(o) for name, o in by_name(self.dataset).items()}
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     if before.keys() != after.keys(): self.sort(self.order, self.reverse)
     return changed

@@ -17,11 +17,13 @@ from fastcore.basics import patch
 
 from .core import Problem, data_path
 from .dataset import Dataset
+from .history import by_name
 from .images import data_uri, open_image
 from .review import Review
 
 # %% ../nbs/04_review_widget.ipynb #f04ea056
 THUMB, LARGE = 64, 640 # Longest edges, in pixels, of the pictures in the list and of the large one
+_painters = ThreadPoolExecutor(2) # Make pictures small, for all widgets
 
 @lru_cache(4000)
 def _picture(
@@ -44,7 +46,6 @@ class ReviewWidget(anywidget.AnyWidget):
         review:Review, # What it shows
     ):
         self.review, self.version, self.seen = review, 0, None
-        self._pool = ThreadPoolExecutor(2)
         super().__init__(view=self.describe())
         self.on_msg(lambda widget, content, buffers: self.answer(content))
 
@@ -76,7 +77,9 @@ def answer(
     "Do what a person asked for, and show what came of it"
     do, message = content.get('do'), None
     try:
-        if do in ('rows', 'picture'): return self._pool.submit(self._send_pictures, dict(content)) and None
+        if do in ('rows', 'picture'):
+            _painters.submit(self._send_pictures, dict(content))
+            return
         if do == 'poll':
             if not self.poll(): return
             message = 'somebody else changed captions; they are shown as they are now'
@@ -90,8 +93,9 @@ def _go(review, content):
     review.go(content['to'] if isinstance(content.get('to'), str) else int(content.get('by', 0)))
 
 def _accept(review, content):
-    review.accept(content['name'])
-    if review.name == content['name']: review.go(1)
+    done = review.accept(content['name'])
+    if review.name == content['name'] and not done.kept: review.go(1)
+    return _kept(done)
 
 def _show(review, content):
     status = content.get('status') or None
@@ -102,7 +106,7 @@ def _closing(name): return lambda review, content: getattr(review, name)().closi
 
 _ACTS = dict(
     go=_go, accept=_accept, show=_show, undo=_closing('undo'), redo=_closing('redo'),
-    write=lambda review, content: _kept(review.write(content['name'], str(content['text']))),
+    write=lambda review, content: _kept(review.write(content['name'], str(content['text']), content.get('seen'))),
     exclude=lambda review, content: _kept(review.exclude(content['name'], bool(content.get('out', True)))),
     sort=lambda review, content: review.sort(content['order']),
     next_uncaptioned=lambda review, content: None if review.next_uncaptioned() else 'there is none further down',
@@ -129,14 +133,15 @@ def _send_pictures(
     content:dict, # `rows` from `start` to `stop`, or the `picture` called `name`
 ) -> None:
     "Make thumbnails, or the large picture, and send them"
-    review, dataset = self.review, self.review.dataset
+    review, dataset, rows = self.review, self.review.dataset, by_name(self.review.dataset)
     def uri(name, size):
-        path = dataset.path(dict(file_name=name))
+        if name not in rows: return ''                       # only pictures of the dataset
+        path = dataset.path(rows[name])
         try: return _picture(str(path), path.stat().st_mtime_ns, dataset.background, size)
         except OSError: return ''
     if content['do'] == 'picture': return self.send(dict(tell='picture', name=content['name'], uri=uri(content['name'], LARGE)))
     if content.get('version') != self.version: return
-    start, rows = max(0, int(content['start'])), review.by_name()
+    start = max(0, int(content['start']))
     names = review.names[start:min(int(content['stop']), start + 60)]
     self.send(dict(tell='rows', version=self.version, rows=[
         dict(n=start + n, name=name, text=rows[name].get('text') or '', status=rows[name].get('status') or 'auto',

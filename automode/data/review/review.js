@@ -8,6 +8,9 @@ const KEYS = [
 const ROW = 76, SPARE = 4, PAUSE = 400                // pixels, rows, milliseconds
 const SAID = { auto: '', edited: 'edited', accepted: 'accepted', excluded: 'left out' }
 
+// captions are kept with single blanks; what differs in blanks alone is the same
+const same = (a, b) => a.trim().split(/\s+/).join(' ') === b.trim().split(/\s+/).join(' ')
+
 function make(tag, cls, parent, text) {
   const el = document.createElement(tag)
   if (cls) el.className = cls
@@ -84,9 +87,9 @@ function render({ model, el }) {
   // what was typed belongs to the picture that was there when it was typed
   function save() {
     clearTimeout(waiting)
-    if (current === null || editor.value === saved) return
+    if (current === null || same(editor.value, saved)) return
+    ask('write', { name: current, text: editor.value, seen: saved })
     saved = editor.value
-    ask('write', { name: current, text: saved })
   }
   editor.addEventListener('input', () => { clearTimeout(waiting); waiting = setTimeout(save, PAUSE) })
   editor.addEventListener('blur', save)
@@ -142,7 +145,7 @@ function render({ model, el }) {
     const here = rows.get(view.at)
     if (here && here.name === view.name) Object.assign(here, { text: view.text, status: view.status })
     const moved = view.name !== current
-    if (moved || (editor.value === saved && view.text !== saved)) { clearTimeout(waiting); editor.value = saved = view.text || '' }
+    if (moved || (same(editor.value, saved) && !same(view.text, saved))) { clearTimeout(waiting); editor.value = saved = view.text }
     if (moved && view.name) ask('picture', { name: view.name })
     if (view.name === null) picture.removeAttribute('src')
     current = view.name
@@ -153,7 +156,7 @@ function render({ model, el }) {
     auto.textContent = view.auto_text && view.auto_text !== view.text ? `the captioner said: ${view.auto_text}` : ''
     prompt.textContent = view.prompt ? `trains as: ${view.prompt}${view.tokens === null ? '' : ` · ${view.tokens} token${view.tokens === 1 ? '' : 's'}${view.tokens > 75 ? ', of which 75 are read' : ''}`}` : ''
     prompt.classList.toggle('amr-long', view.tokens > 75)
-    clash.textContent = view.mine ? `somebody else changed this caption meanwhile; yours was: ${view.mine}` : ''
+    clash.textContent = view.mine ? `not written, since it says something else by now or could not be; yours was: ${view.mine}` : ''
     out.textContent = view.status === 'excluded' ? '+ take in again' : '✕ leave out'
     message.textContent = view.message || ''
     if (moved) {
