@@ -87,7 +87,9 @@ def answer(
         else: return
     except Problem as e: message = str(e)
     if do in ('sort', 'show', 'undo', 'redo', 'poll'): self.version += 1
-    self.view = self.describe(message or '')
+    row = by_name(self.review.dataset).get(content.get('name'))
+    touched = row and {'name': row['file_name'], 'text': row.get('text') or '', 'status': row.get('status') or 'auto'}
+    self.view = self.describe(message or '') | dict(touched=touched)
 
 def _go(review, content):
     review.go(content['to'] if isinstance(content.get('to'), str) else int(content.get('by', 0)))

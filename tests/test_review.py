@@ -155,3 +155,20 @@ def test_another_writer_is_noticed(person):
     Review(person.folder).write(name, 'written elsewhere')
     person.see(lambda: person.page.input_value('.amr-editor') == 'written elsewhere')
     assert 'somebody else' in person.text('message')
+
+def test_a_conflict_is_shown_and_decided(person):
+    name = person.at
+    person.press('e')
+    person.page.keyboard.type('mine ')
+    person.see(lambda: person.row(name)['text'] == 'mine')
+    person.page.keyboard.type('too')                                                      # the blank typed before the pause is still there
+    person.see(lambda: person.row(name)['text'] == 'mine too')
+    assert not person.page.is_visible('.amr-clash')
+    Review(person.folder).write(name, 'theirs')
+    person.page.keyboard.type(', and more')
+    person.see(lambda: 'yours was: mine too, and more' in person.text('clash'))
+    assert person.row(name)['text'] == 'theirs'
+    person.page.click('.amr-clash button')
+    person.see(lambda: person.row(name)['text'] == 'mine too, and more' and not person.page.is_visible('.amr-clash'))
+    person.press('Control+Enter')
+    person.see(lambda: person.page.inner_text('.amr-row:first-child .amr-small').startswith('accepted'))

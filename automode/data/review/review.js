@@ -70,6 +70,8 @@ function render({ model, el }) {
   const auto = make('div', 'amr-auto', main)
   const prompt = make('div', 'amr-prompt', main)
   const clash = make('div', 'amr-clash', main)
+  const yours = make('span', '', clash)
+  button(clash, 'take yours', 'put your caption in its place', () => { editor.value = view.mine; save(); editor.focus() })
   const buttons = make('div', 'amr-buttons', main)
   button(buttons, '← previous', 'previous (k)', () => go(-1))
   button(buttons, 'next →', 'next (j)', () => go(1))
@@ -130,7 +132,7 @@ function render({ model, el }) {
       if (found.thumb) thumb.src = found.thumb
       const text = make('div', 'amr-text', row)
       make('div', `amr-line amr-${found.status}`, text, found.text || '(no caption)')
-      make('small', 'amr-small', text, [found.name, SAID[found.status], found.score === null ? '' : found.score.toFixed(2)].filter(Boolean).join(' · '))
+      make('small', 'amr-small', text, [SAID[found.status], found.score === null ? '' : found.score.toFixed(2), found.name].filter(Boolean).join(' · '))
       row.addEventListener('click', () => { save(); ask('go', { to: found.name }); root.focus() })
     }
     if (want.length) ask('rows', { start: want[0], stop: want[want.length - 1] + 1, version: view.version })
@@ -142,8 +144,7 @@ function render({ model, el }) {
   function update() {
     view = model.get('view')
     if (view.version !== version) { rows = new Map(); version = view.version }
-    const here = rows.get(view.at)
-    if (here && here.name === view.name) Object.assign(here, { text: view.text, status: view.status })
+    for (const row of rows.values()) if (view.touched && row.name === view.touched.name) Object.assign(row, view.touched)
     const moved = view.name !== current
     if (moved || (same(editor.value, saved) && !same(view.text, saved))) { clearTimeout(waiting); editor.value = saved = view.text }
     if (moved && view.name) ask('picture', { name: view.name })
@@ -156,7 +157,8 @@ function render({ model, el }) {
     auto.textContent = view.auto_text && view.auto_text !== view.text ? `the captioner said: ${view.auto_text}` : ''
     prompt.textContent = view.prompt ? `trains as: ${view.prompt}${view.tokens === null ? '' : ` · ${view.tokens} token${view.tokens === 1 ? '' : 's'}${view.tokens > 75 ? ', of which 75 are read' : ''}`}` : ''
     prompt.classList.toggle('amr-long', view.tokens > 75)
-    clash.textContent = view.mine ? `not written, since it says something else by now or could not be; yours was: ${view.mine}` : ''
+    clash.hidden = !view.mine
+    yours.textContent = `not written, since it says something else by now or could not be; yours was: ${view.mine} `
     out.textContent = view.status === 'excluded' ? '+ take in again' : '✕ leave out'
     message.textContent = view.message || ''
     if (moved) {
