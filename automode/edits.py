@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SECONDS', 'EXISTING', 'fill_template', 'tidy_caption', 'add_prefix', 'add_suffix', 'put_token', 'replace_text',
            'drop_phrases', 'drop_repeats', 'set_caption', 'select_rows', 'Edit', 'caption_change', 'edit_captions',
-           'WordCounts', 'count_words', 'read_captions', 'change_captions']
+           'WordCounts', 'count_words', 'read_captions', 'list_edits', 'change_captions']
 
 # %% ../nbs/03_edits.ipynb #83c78ef4
 import csv, html, json, re
@@ -244,6 +244,7 @@ def select_rows(
     status:str|Iterable[str]|None=None, # `auto`, `edited`, `accepted`, `excluded`, or several
     below:float|None=None, # The score is lower than this
     names:Iterable[str]|None=None, # Only these files; `*` stands for anything
+    words:Iterable[str]=(), # The caption holds each of these words or phrases, whatever its case
 ) -> Callable[[dict],bool]: # Does a row meet every condition that is given?
     "Make the test that picks rows"
     from fnmatch import translate
@@ -253,13 +254,15 @@ def select_rows(
     pattern = None if text is None else _compile(text, regex, False, True)
     names = [names] if isinstance(names, str) else names
     named = None if names is None else re.compile('|'.join(map(translate, names)) or '(?!)')
-    lacks = None if missing is None else re.compile(_whole(re.escape(missing)), re.I)
+    whole = lambda o: re.compile(_whole(re.escape(o)), re.I)
+    lacks, has = None if missing is None else whole(missing), list(map(whole, words))
     def meets(
         row:dict, # A row
     ) -> bool: # Is it one of them?
         "Test a row"
         caption, score = row.get('text') or '', row.get('score')
-        return ((not pattern or _finds(pattern, caption)) and not (lacks and lacks.search(caption))
+        return ((not pattern or _finds(pattern, caption))
+                and not (lacks and lacks.search(caption)) and all(o.search(caption) for o in has)
                 and (not status or (row.get('status') or 'auto') in status)
                 and (below is None or (isinstance(score, (int, float)) and score < below))
                 and (named is None or bool(named.match(row['file_name']))))
@@ -380,27 +383,41 @@ def read_captions(
     return {picture_key(o): o['text'] for o in rows}
 
 # %% ../nbs/03_edits.ipynb #11852f28
-def _list_edits(
-    token:str|None, # As in `change_captions`, for this and all below
-    class_word:str|None,
-    captions:dict[str,str],
-    flags:dict,
+_drop_repeats, _put_token = drop_repeats, put_token # the functions, where an argument has the name
+
+def list_edits(
+    token:str|None=None, # The word that names the subject; None leaves `{token}` for training to fill in
+    class_word:str|None=None, # What kind of thing it is
+    captions:dict[str,str]|None=None, # Captions by `file_name`
+    source:str='', # The file that they come from
+    template:str='', # Set captions to this; as in `change_captions`, for this and all below
+    existing:str='skip',
+    find:str|None=None,
+    replace:str='',
+    regex:bool=False,
+    whole_words:bool=False,
+    ignore_case:bool=False,
+    drop:str|Iterable[str]=(),
+    drop_repeats:bool=False,
+    put_token:bool=False,
+    prefix:str='',
+    suffix:str='',
 ) -> list[Edit]: # The steps, in their order
-    "Make the steps of a command"
-    f, edits = flags, []
+    "Make the steps of a change from what a person asks for"
+    edits = []
     fill = lambda template, row: fill_template(template, row, token, class_word)
     add = lambda what, change: edits.append(Edit(what, change))
-    put = lambda what, new: add(f"{what} ({f['existing']})", lambda text, row: set_caption(
-        text, new(row), row.get('status') or 'auto', f['existing']))
-    if f['template']: put(f"set '{f['template']}'", lambda row: fill(f['template'], row))
-    if captions: put(f"set from '{Path(f['captions']).name}'", lambda row: captions.get(picture_key(row), ''))
-    if f['find'] is not None: add(f"replace '{f['find']}' by '{f['replace']}'", lambda text, row: replace_text(
-        text, f['find'], f['replace'], f['regex'], f['whole_words'], f['ignore_case']))
-    if f['drop']: add(f"drop {f['drop']}", lambda text, row: drop_phrases(text, f['drop']))
-    if f['drop_repeats']: add('drop repeats', lambda text, row: drop_repeats(text))
-    if f['put_token']: add(f"put '{token or '{token}'}' in", lambda text, row: put_token(text, token or '{token}', class_word))
-    if f['prefix']: add(f"prefix '{f['prefix']}'", lambda text, row: add_prefix(text, fill(f['prefix'], row)))
-    if f['suffix']: add(f"suffix '{f['suffix']}'", lambda text, row: add_suffix(text, fill(f['suffix'], row)))
+    put = lambda what, new: add(f'{what} ({existing})', lambda text, row: set_caption(
+        text, new(row), row.get('status') or 'auto', existing))
+    if template: put(f"set '{template}'", lambda row: fill(template, row))
+    if captions: put(f"set from '{source}'", lambda row: captions.get(picture_key(row), ''))
+    if find is not None: add(f"replace '{find}' by '{replace}'",
+                             lambda text, row: replace_text(text, find, replace, regex, whole_words, ignore_case))
+    if drop: add(f'drop {drop}', lambda text, row: drop_phrases(text, drop))
+    if drop_repeats: add('drop repeats', lambda text, row: _drop_repeats(text))
+    if put_token: add(f"put '{token or '{token}'}' in", lambda text, row: _put_token(text, token or '{token}', class_word))
+    if prefix: add(f"prefix '{prefix}'", lambda text, row: add_prefix(text, fill(prefix, row)))
+    if suffix: add(f"suffix '{suffix}'", lambda text, row: add_suffix(text, fill(suffix, row)))
     return edits
 
 # %% ../nbs/03_edits.ipynb #08e62010
@@ -445,10 +462,9 @@ def change_captions(
     show:int=10, # Captions to show
 ) -> Changes: # What changed
     "Change captions in bulk: set, replace, drop, drop repeats, token, prefix, suffix, in this order"
-    flags = dict(template=template, captions=captions, existing=existing, find=find, replace=replace, regex=regex,
-                 whole_words=whole_words, ignore_case=ignore_case, drop=drop if isinstance(drop, str) else list(drop),
-                 drop_repeats=drop_repeats, put_token=put_token, prefix=prefix, suffix=suffix)
-    steps = _list_edits(token, class_word, table := read_captions(captions) if captions else {}, flags)
+    table, drop = read_captions(captions) if captions else {}, drop if isinstance(drop, str) else list(drop)
+    steps = list_edits(token, class_word, table, Path(captions or '').name, template, existing, find, replace, regex, whole_words,
+                       ignore_case, drop, drop_repeats, put_token, prefix, suffix)
     status = [where_status] if isinstance(where_status, str) else list(where_status or [])
     where = select_rows(where_text, regex, missing, status, below, names)
     return _add_hints(edit_captions(folder, *steps, where=where, excluded='excluded' in status, dry_run=dry_run, show=show),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'PREDICTION_TYPES', 'find_family', 'unet_config', 'vae_config', 'clip_config', 'scheduler_config',
-           'sample_size', 'clip_tokenizer', 'infer_configs', 'read_single_file']
+           'sample_size', 'infer_configs', 'read_single_file']
 
-# %% ../nbs/05_families.ipynb #63c23b71
+# %% ../nbs/05_families.ipynb #9ad81d9a
 import re, tempfile
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from diffusers.loaders.single_file_utils import convert_ldm_clip_checkpoint, con
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from .ckpt import read_tensors
-from .core import Problem, data_path, read_json, write_json
+from .core import Problem, read_json, write_json
+from .tokens import clip_tokenizer
 
 # %% ../nbs/05_families.ipynb #1aacaa43
 FAMILIES = dict(sd_v1='Stable Diffusion 1.x', sd_v2='Stable Diffusion 2.x', sdxl='Stable Diffusion XL')
@@ -151,25 +152,6 @@ def sample_size(
     if said: return int(said[1]) // vae_scale
     if family == 'sd_v2' and prediction_type == 'v_prediction': return 96
     return dict(sd_v1=64, sd_v2=64, sdxl=128)[family]
-
-# %% ../nbs/05_families.ipynb #18b520c0
-def _byte_letters() -> list[str]: # One for each byte, in the vocabulary's order
-    "How the vocabulary writes bytes: those that can be printed as they are, the others as letters of their own"
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(o) for o in printable] + [chr(256 + o) for o in range(256 - len(printable))]
-
-def clip_tokenizer(
-    pad:str='<|endoftext|>', # Token that prompts are filled up with; `!` is number 0
-    length:int=77, # Tokens that the text encoder reads
-) -> CLIPTokenizer: # Of 49,408 tokens
-    "The tokenizer of CLIP, from its list of pairs"
-    lines = data_path('clip_tokenizer', 'merges.txt').read_text(encoding='utf-8').split('\n')[1:-1]
-    letters = _byte_letters()
-    words = [*letters, *(o + '</w>' for o in letters), *(o.replace(' ', '') for o in lines), '<|startoftext|>', '<|endoftext|>']
-    made = CLIPTokenizer(vocab={o: n for n, o in enumerate(words)}, merges=[tuple(o.split(' ')) for o in lines],
-                         model_max_length=length)
-    made.pad_token = pad                                 # set late: a pad token named at the start is cut out of prompts
-    return made
 
 # %% ../nbs/05_families.ipynb #e1c2bb44
 def infer_configs(

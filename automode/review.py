@@ -32,9 +32,11 @@ class Review:
         token:str|None=None, # The word that names the subject in prompts
         class_word:str|None=None, # What kind of thing it is
         count_tokens:Callable[[str],int]|None=None, # Says how many tokens a prompt has
+        room:int=75, # Tokens that the text encoder reads
     ):
-        self.dataset, self.token, self.class_word, self.count_tokens = open_dataset(dataset), token, class_word, count_tokens
-        self.names, self.name, self.mine, self._where = [], None, {}, None
+        self.dataset, self.token, self.class_word = open_dataset(dataset), token, class_word
+        self.count_tokens, self.room = count_tokens, room
+        self.names, self.name, self.mine, self.marked, self._where = [], None, {}, [], None
         self.sort(order)
 
     def __len__(self): return len(self.names)
@@ -95,7 +97,6 @@ def seek(
     found = next((o for o in ahead if o in rows and meets(rows[o])), None)
     if found is not None: self.name = found
     return found is not None
-
 
 @patch
 def next_uncaptioned(
@@ -201,20 +202,24 @@ def show(
     below:float|None=None, # The score is lower than this
     above:float|None=None, # The score is higher than this
     uncaptioned:bool=False, # Only those without a caption?
-    too_long:int|None=None, # The prompt has more tokens than this, e.g. 75
+    too_long:bool=False, # Only those whose prompt has more tokens than the text encoder reads?
+    words:Iterable[str]=(), # The caption holds each of these words or phrases
 ) -> int: # How many are shown
     "Show only the pictures that meet every condition that is given; without one, all"
-    meets = select_rows(text, regex, missing, status, below)
-    if too_long is not None and not self.count_tokens: raise Problem('tokens cannot be counted here; give `count_tokens`')
+    meets, before = select_rows(text, regex, missing, status, below, words=words), self._where
+    if too_long and not self.count_tokens: raise Problem('tokens cannot be counted here; give `count_tokens`')
     def where(
         row:dict, # A row
     ) -> bool: # Is it shown?
         "Test a row"
         if above is not None and not (isinstance(row.get('score'), (int, float)) and row['score'] > above): return False
         if uncaptioned and row.get('text'): return False
-        return meets(row) and (too_long is None or self.count_tokens(self.prompt(row)) > too_long)
+        return meets(row) and (not too_long or self.count_tokens(self.prompt(row)) > self.room)
     self._where = where
-    self.sort(self.order, self.reverse)
+    try: self.sort(self.order, self.reverse)
+    except Problem:                                          # a pattern that takes too long
+        self._where = before
+        raise
     return len(self)
 
 @patch
@@ -227,25 +232,39 @@ def prompt(
 
 # %% ../nbs/04_review.ipynb #b2699b11
 @patch
+def mark(
+    self:Review,
+    name:str, # A picture
+    upto:str|None=None, # Mark all that are shown between the two? Else one that is marked already is not any longer
+) -> list[str]: # What is marked, in the order in which it was
+    "Mark a picture, or several, for what is to be done with these alone"
+    if upto is not None and {name, upto} <= self._place.keys():
+        first, last = sorted((self._place[name], self._place[upto]))
+        self.marked += [o for o in self.names[first:last + 1] if o not in set(self.marked)]
+    elif name in self.marked: self.marked.remove(name)
+    else: self.marked.append(self.row(name)['file_name'])
+    return self.marked
+
+@patch
 def edit(
     self:Review,
     *steps:Edit|Callable[[str],str], # What to do, in this order
     dry_run:bool=False, # Only say what would change?
 ) -> Changes: # What changed, or would
-    "Change the captions that are shown"
-    shown = set(self.names)
-    return edit_captions(self.dataset, *steps, where=lambda row: row['file_name'] in shown, excluded=True, dry_run=dry_run)
+    "Change the captions that are marked, or without marks all that are shown"
+    which = set(self.marked or self.names)
+    return edit_captions(self.dataset, *steps, where=lambda row: row['file_name'] in which, excluded=True, dry_run=dry_run)
 
 @patch
 def copy(
     self:Review,
     name:str, # The picture whose caption it is
-    to:Iterable[str], # Pictures that get it
+    to:Iterable[str]|None=None, # Pictures that get it; None means those that are marked
 ) -> Changes: # What was changed
     "Give other pictures the caption of this one"
     text, rows = self.row(name).get('text') or '', by_name(self.dataset)
     if not text: raise Problem(f"'{name}' has no caption that could be copied")
-    others = [o for o in to if o in rows and rows[o].get('text') != text]
+    others = [o for o in (self.marked if to is None else to) if o in rows and rows[o].get('text') != text]
     return self._change(f'copy the caption of {name}', {o: caption_change(rows[o], text) for o in others})
 
 @patch
@@ -255,6 +274,22 @@ def words(
     "Count the words of the captions that are shown"
     shown = set(self.names)
     return count_words(Dataset(self.dataset.folder, [o for o in self.dataset if o['file_name'] in shown]))
+
+# %% ../nbs/04_review.ipynb #c0ffee02
+@patch
+def candidates(
+    self:Review,
+    name:str, # A picture
+    captioner:Callable, # What describes pictures, e.g. from `load_captioner`
+    prompt:str|None=None, # Beginning of every caption, or what a model that chats is asked; None takes the captioner's usual one
+    num_captions:int=4, # Captions to ask for
+) -> list[tuple[str,float|None]]: # Captions with their scores, the present one left out
+    "Ask a captioner about one picture again"
+    row, prompt = self.row(name), getattr(captioner, 'usual_prompt', '') if prompt is None else prompt
+    best, = captioner([self.dataset.image(row)], prompt, num_beams=max(4, num_captions), num_captions=num_captions)
+    kept = [o for o in row.get('candidates') or [] if isinstance(o, list) and len(o) == 2 and isinstance(o[0], str)]
+    found = {o[0]: o[1] for o in reversed([(best.text, best.score), *((o.text, o.score) for o in best.candidates), *kept])}
+    return [(text, score) for text, score in reversed(found.items()) if text and text != row.get('text')]
 
 # %% ../nbs/04_review.ipynb #a9c9abc1
 @patch

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THUMB', 'LARGE', 'ReviewWidget', 'review']
 
-# %% ../nbs/04_review_widget.ipynb #a639f02d
+# %% ../nbs/04_review_widget.ipynb #0b813a9f
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -17,13 +17,15 @@ from fastcore.basics import patch
 
 from .core import Problem, data_path
 from .dataset import Dataset
-from .history import by_name
+from .edits import list_edits
+from .history import by_name, compare_words
 from .images import data_uri, open_image
 from .review import Review
+from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, room_of
 
-# %% ../nbs/04_review_widget.ipynb #f04ea056
+# %% ../nbs/04_review_widget.ipynb #64712b3d
 THUMB, LARGE = 64, 640 # Longest edges, in pixels, of the pictures in the list and of the large one
-_painters = ThreadPoolExecutor(2) # Make pictures small, for all widgets
+_painters, _thinkers = ThreadPoolExecutor(2), ThreadPoolExecutor(1) # Make pictures small, and ask models, for all widgets
 
 @lru_cache(4000)
 def _picture(
@@ -41,15 +43,20 @@ class ReviewWidget(anywidget.AnyWidget):
     _esm, _css = (data_path('review', f'review.{o}').read_text(encoding='utf-8') for o in ('js', 'css'))
     view = traitlets.Dict().tag(sync=True) # What is shown of the present picture
 
+    marked = traitlets.List(traitlets.Unicode()).tag(sync=True) # Pictures that are marked
+
     def __init__(
         self,
         review:Review, # What it shows
+        base:str|Path|None=None, # The model whose tokens are counted; None means CLIP's, which Stable Diffusion 1.x, 2.x and SDXL read
+        captioner:str|Path|Callable='starter', # Who is asked for other captions
     ):
-        self.review, self.version, self.seen = review, 0, None
+        self.review, self.captioner, self.version, self.turn, self.seen = review, captioner, 0, 0, None
         super().__init__(view=self.describe())
         self.on_msg(lambda widget, content, buffers: self.answer(content))
+        if not review.count_tokens: _thinkers.submit(self._count_tokens, base)
 
-# %% ../nbs/04_review_widget.ipynb #d466eb4b
+# %% ../nbs/04_review_widget.ipynb #eded6509
 @patch
 def describe(
     self:ReviewWidget,
@@ -63,12 +70,12 @@ def describe(
         name=review.name, text=row.get('text') or '', auto_text=row.get('auto_text') or '', status=row.get('status') or 'auto',
         score=score if isinstance(score, (int, float)) else None, prompt=prompt if prompt != (row.get('text') or '') else '',
         tokens=review.count_tokens(prompt) if review.count_tokens and prompt else None, mine=review.mine.get(review.name) or '',
-        at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset), order=review.order,
-        version=self.version, counts=', '.join(f'{counts[o]} {word}' for o, word in _WORDS.items() if counts[o]), message=message)
+        room=review.room, at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset), order=review.order, reverse=review.reverse,
+        version=self.version, turn=self.turn, counts=', '.join(f'{counts[o]} {word}' for o, word in _WORDS.items() if counts[o]), message=message)
 
 _WORDS = dict(accepted='accepted', edited='edited', auto='not looked at', excluded='left out')
 
-# %% ../nbs/04_review_widget.ipynb #11b9ae2e
+# %% ../nbs/04_review_widget.ipynb #8fd82d6f
 @patch
 def answer(
     self:ReviewWidget,
@@ -77,19 +84,20 @@ def answer(
     "Do what a person asked for, and show what came of it"
     do, message = content.get('do'), None
     try:
-        if do in ('rows', 'picture'):
-            _painters.submit(self._send_pictures, dict(content))
-            return
+        if do in ('rows', 'picture'): return _painters.submit(self._send_pictures, dict(content)) and None
+        if do == 'candidates': return _thinkers.submit(self._send_candidates, dict(content)) and None
+        if do in _LOOKS: return self.send(_LOOKS[do](self.review, content))
         if do == 'poll':
-            if not self.poll(): return
+            if not self.poll(): return self.send(dict(tell='alive'))
             message = 'somebody else changed captions; they are shown as they are now'
         elif do in _ACTS: message = _ACTS[do](self.review, content)
         else: return
     except Problem as e: message = str(e)
-    if do in ('sort', 'show', 'undo', 'redo', 'poll'): self.version += 1
+    if do in ('sort', 'show', 'undo', 'redo', 'change', 'copy', 'poll'): self.version += 1
+    self.turn = content.get('turn', self.turn)               # so that the page knows when it is where it wants to be
     row = by_name(self.review.dataset).get(content.get('name'))
     touched = row and {'name': row['file_name'], 'text': row.get('text') or '', 'status': row.get('status') or 'auto'}
-    self.view = self.describe(message or '') | dict(touched=touched)
+    self.marked, self.view = list(self.review.marked), self.describe(message or '') | dict(touched=touched)
 
 def _go(review, content):
     review.go(content['to'] if isinstance(content.get('to'), str) else int(content.get('by', 0)))
@@ -99,10 +107,21 @@ def _accept(review, content):
     if review.name == content['name'] and not done.kept: review.go(1)
     return _kept(done)
 
+def _number(content, key):
+    try: return None if content.get(key) in (None, '') else float(content[key])
+    except (TypeError, ValueError): raise Problem(f"'{content[key]}' is not a number") from None
+
 def _show(review, content):
     status = content.get('status') or None
     none = status == 'uncaptioned'
-    review.show(content.get('text') or None, status=None if none else status, uncaptioned=none)
+    review.show(content.get('text') or None, bool(content.get('regex')), content.get('missing') or None, None if none else status,
+                _number(content, 'below'), _number(content, 'above'), none, bool(content.get('too_long')), content.get('words') or ())
+
+def _edits(review, content):
+    asked = {k: o for k, o in content['edit'].items() if k in _MANY}
+    return list_edits(review.token, review.class_word, **asked)
+
+_MANY = ('find', 'replace', 'regex', 'whole_words', 'ignore_case', 'drop', 'drop_repeats', 'put_token', 'prefix', 'suffix')
 
 def _closing(name): return lambda review, content: getattr(review, name)().closing
 
@@ -110,13 +129,56 @@ _ACTS = dict(
     go=_go, accept=_accept, show=_show, undo=_closing('undo'), redo=_closing('redo'),
     write=lambda review, content: _kept(review.write(content['name'], str(content['text']), content.get('seen'))),
     exclude=lambda review, content: _kept(review.exclude(content['name'], bool(content.get('out', True)))),
-    sort=lambda review, content: review.sort(content['order']),
+    sort=lambda review, content: review.sort(content['order'], bool(content.get('reverse'))),
     next_uncaptioned=lambda review, content: None if review.next_uncaptioned() else 'there is none further down',
+    mark=lambda review, content: review.mark(content['name'], content.get('upto')) and None,
+    unmark=lambda review, content: review.marked.clear(),
+    copy=lambda review, content: review.copy(content['name']).closing,
+    change=lambda review, content: review.edit(*_edits(review, content)).closing,
 )
 
 def _kept(done): return done.closing if done.kept else None # What to say: only that somebody was faster
 
-# %% ../nbs/04_review_widget.ipynb #9e48d058
+# %% ../nbs/04_review_widget.ipynb #ec1156a9
+def _words(review, content):
+    counts = review.words()
+    return dict(tell='words', words=counts.words[:80], phrases=counts.phrases[:40])
+
+def _preview(review, content):
+    done = review.edit(*_edits(review, content), dry_run=True)
+    parts = [dict(name=name, parts=compare_words(*o)) for name, o in list(done.texts.items())[:8]]
+    return dict(tell='preview', changes=parts, count=len(done), closing=done.closing)
+
+_LOOKS = dict(words=_words, preview=_preview)
+
+# %% ../nbs/04_review_widget.ipynb #ecb0b5cf
+@patch
+def _count_tokens(
+    self:ReviewWidget,
+    base:str|Path|None, # The model whose tokens are counted
+) -> None:
+    "Load the tokenizer, and from then on show how many tokens a prompt has"
+    message = ''
+    try: tokenizer = clip_tokenizer() if base is None else load_tokenizer(base)
+    except Problem as e: tokenizer, message = clip_tokenizer(), f"tokens are counted with CLIP's tokenizer ({e})"
+    self.review.count_tokens, self.review.room = lambda prompt: cut_prompts(tokenizer, [prompt], 75)[0][0], room_of(tokenizer)
+    self.view = self.describe(message or self.view['message'])
+
+@patch
+def _send_candidates(
+    self:ReviewWidget,
+    content:dict, # The picture's `name`, and the `prompt`
+) -> None:
+    "Ask the captioner, and send what it says"
+    found, why = [], ''
+    try:                                                     # whatever goes wrong: a page that waits for ever would not say it
+        from automode.captioners import as_captioner, load_captioner
+        self.captioner = as_captioner(self.captioner) if callable(self.captioner) else load_captioner(self.captioner)
+        found = self.review.candidates(content['name'], self.captioner, content.get('prompt'))
+    except Exception as e: why = str(e) or type(e).__name__
+    self.send(dict(tell='candidates', name=content['name'], found=found, why=why))
+
+# %% ../nbs/04_review_widget.ipynb #ce9c3b1e
 @patch
 def poll(
     self:ReviewWidget,
@@ -155,7 +217,8 @@ def review(
     order:str='score', # `score` (worst first), `name`, `length` or `status`
     token:str|None=None, # The word that names the subject in prompts
     class_word:str|None=None, # What kind of thing it is
-    count_tokens:Callable[[str],int]|None=None, # Says how many tokens a prompt has
+    base:str|Path|None=None, # The model that will be trained, whose tokens are counted; None means CLIP's, as in Stable Diffusion 1.x, 2.x and SDXL
+    captioner:str|Path|Callable='starter', # Who is asked for other captions: `starter`, a folder, a Hugging Face id, or a function
 ) -> ReviewWidget: # Shows itself in a notebook
     "Look the captions of a dataset over"
-    return ReviewWidget(Review(dataset, order, token, class_word, count_tokens))
+    return ReviewWidget(Review(dataset, order, token, class_word), base, captioner)

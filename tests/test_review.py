@@ -1,5 +1,5 @@
 """The review widget as a person uses it: a real JupyterLab, a real browser, and what is on the disk afterwards"""
-import json, os, shutil, socket, subprocess, sys, time, urllib.request
+import json, os, re, shutil, socket, subprocess, sys, time, urllib.request
 
 import nbformat, pytest
 
@@ -69,31 +69,52 @@ class Person:
         "Wait until something is so"
         end = time.time() + seconds
         while not what():
+            if time.time() > end and os.environ.get('AUTOMODE_PICTURES'): self.page.screenshot(path=f"{os.environ['AUTOMODE_PICTURES']}/failed.png")
             assert time.time() < end, [self.text(o) for o in ('count', 'name', 'message')]
             self.page.wait_for_timeout(20)
 
-@pytest.fixture
-def person(lab, browser, request):
-    "Somebody who has run the cell with the widget, in a page that must not complain"
-    (folder, address), name = lab, request.node.name.split('@')[0]
-    make_dataset(folder/name)
+def set_up(address, theme):
+    "Choose how JupyterLab looks, `JupyterLab Light` or `JupyterLab Dark`, and have it ask nothing"
+    for part, settings in dict(themes={'theme': theme, 'adaptive-theme': False}, notification=dict(fetchNews='false')).items():
+        body = json.dumps(dict(raw=json.dumps(settings))).encode()
+        urllib.request.urlopen(urllib.request.Request(f'{address}/lab/api/settings/@jupyterlab/apputils-extension:{part}?token=t', body,
+                                                      {'Content-Type': 'application/json'}, method='PUT'))
+
+def run_cells(page, cells=1):
+    "Run the first cells of the notebook; before the kernel is there, JupyterLab forgets what was asked"
+    for n in range(cells):
+        for _ in range(30):
+            page.locator('.jp-Cell .cm-content').nth(n).click()
+            page.keyboard.press('Shift+Enter')
+            page.wait_for_timeout(2000)
+            if '[ ]' not in page.locator('.jp-Cell .jp-InputPrompt').nth(n).inner_text(): break
+
+def open_notebook(lab, browser, name, *cells, size=(1366, 768), theme='JupyterLab Light'):
+    "A page with a notebook whose cells have been run, and what the page has complained of"
+    folder, address = lab
+    set_up(address, theme)
     nb = nbformat.v4.new_notebook(metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')))
-    nb.cells = [nbformat.v4.new_code_cell('from automode.review_widget import review\n'
-                                          f"review({name!r}, token='inky', count_tokens=lambda o: len(o.split()))")]
+    nb.cells = [nbformat.v4.new_code_cell(o) for o in cells]
     nbformat.write(nb, folder/f'{name}.ipynb')
-    page, complaints = browser.new_page(viewport=dict(width=1366, height=768)), []
+    page, complaints = browser.new_page(viewport=dict(width=size[0], height=size[1])), []
     page.on('console', lambda o: complaints.append(o.text) if o.type == 'error' else None)
     page.on('pageerror', lambda o: complaints.append(str(o)))
     page.goto(f'{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=t')
     page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
-    for _ in range(30):                                                                   # before the kernel is there, JupyterLab forgets what was asked
-        page.click('.jp-Cell .cm-content')
-        page.keyboard.press('Shift+Enter')
-        page.wait_for_timeout(2000)
-        if '[ ]' not in page.inner_text('.jp-Cell .jp-InputPrompt'): break
+    run_cells(page, len(cells))
+    return page, complaints
+
+REVIEW = "from automode.review_widget import review\nreview({!r}, token='inky')"
+
+@pytest.fixture
+def person(lab, browser, request):
+    "Somebody who has run the cell with the widget, in a page that must not complain"
+    name, look = re.sub(r'\W+', '_', request.node.name), getattr(request, 'param', {})
+    make_dataset(lab[0]/name)
+    page, complaints = open_notebook(lab, browser, name, REVIEW.format(name), **look)
     page.wait_for_selector('.amr-thumb', timeout=90_000)
     page.focus('.amr')
-    yield Person(page, folder/name)
+    yield Person(page, lab[0]/name)
     assert complaints == []
     if page.is_closed(): return
     assert page.evaluate('window.hacked') is None
@@ -131,6 +152,11 @@ def test_what_was_typed_stays_with_its_picture(person):
     person.press('Alt+ArrowDown', 'Alt+ArrowDown', 'Alt+ArrowDown')
     person.see(lambda: person.text('count').startswith('4 of 24') and person.row(name)['text'])
     assert [k for k, v in on_disk(person.folder).items() if v['text'] == 'typed in a hurry'] == [name]
+
+def test_keys_pressed_at_once_mean_what_will_be_there(person):
+    names = Review(person.folder).names
+    person.press('j', 'x', 'j', 'j', 'x', 'k')                                            # faster than any answer
+    person.see(lambda: [o for o in names if person.row(o)['status'] == 'excluded'] == [names[1], names[3]] and person.at == names[2])
 
 def test_nothing_is_lost_with_the_page_and_the_kernel(person, lab):
     name, address = person.at, lab[1]
@@ -172,3 +198,102 @@ def test_a_conflict_is_shown_and_decided(person):
     person.see(lambda: person.row(name)['text'] == 'mine too, and more' and not person.page.is_visible('.amr-clash'))
     person.press('Control+Enter')
     person.see(lambda: person.page.inner_text('.amr-row:first-child .amr-small').startswith('accepted'))
+
+def test_words_filters_and_many_captions(person):
+    page = person.page
+    person.press('w')
+    page.click('.amr-words .amr-chip:has-text("cat")')                                    # whole words: no caterpillar
+    person.see(lambda: person.text('count').startswith('1 of 3 (24 in all)'))
+    page.click('.amr-chips .amr-chip')
+    person.see(lambda: person.text('count').startswith('1 of 24') or ' of 24 ' in person.text('count'))
+    person.press('Escape', 'f')
+    page.fill('[aria-label="score below"]', '-1.95')
+    person.see(lambda: '(24 in all)' in person.text('count') and ' of 4 ' in person.text('count'))
+    page.fill('[aria-label="lacks this word, e.g. the token"]', 'fish')
+    person.see(lambda: ' of 3 ' in person.text('count'))
+    page.fill('.amr-search', 'number 2[02]$')
+    person.see(lambda: person.text('count').startswith('none'))
+    page.check('text=pattern (regex) >> nth=0')
+    person.see(lambda: ' of 2 ' in person.text('count'))
+    page.click('.amr-chips >> text=show all')
+    person.see(lambda: ' of 24 ' in person.text('count'))
+    person.press('Escape', 'b')
+    page.fill('[aria-label="find"]', 'a drawing')
+    page.fill('[aria-label="put in its place"]', 'an ink drawing')
+    person.press('Enter')
+    person.see(lambda: 'would change 22 of 24' in person.text('preview'))
+    assert page.inner_text('.amr-preview del >> nth=0').strip() == 'a' and page.inner_text('.amr-preview ins >> nth=0').strip() == 'an ink'
+    assert not any('ink' in o['text'] for o in on_disk(person.folder).values())          # nothing yet
+    page.click('text=change 22 captions')
+    person.see(lambda: sum('an ink drawing' in o['text'] for o in on_disk(person.folder).values()) == 22)
+    person.press('Escape', 'u')
+    person.see(lambda: not any('ink' in o['text'] for o in on_disk(person.folder).values()))
+
+def test_marks_and_other_captions(person):
+    page, first = person.page, person.at
+    person.press('j', 'm', 'j', 'm')
+    person.see(lambda: len(page.query_selector_all('.amr-tick')) == 2)
+    page.click('.amr-row >> nth=4', modifiers=['Shift'])
+    person.see(lambda: len(page.query_selector_all('.amr-tick')) == 4)
+    page.click('.amr-row >> nth=3', modifiers=['Control'])
+    person.see(lambda: len(page.query_selector_all('.amr-tick')) == 3)
+    text = person.row(person.at)['text']
+    person.press('p')
+    person.see(lambda: sum(o['text'] == text for o in on_disk(person.folder).values()) == 3)
+    page.click('text=no marks')
+    person.see(lambda: not page.query_selector_all('.amr-tick'))
+    person.press('Escape', 'k', 'k', 'k', 'c')
+    person.see(lambda: person.at == first)
+    page.keyboard.type('an icon of')
+    person.press('Enter')
+    person.see(lambda: page.query_selector_all('.amr-found button'), 60)
+    wanted = page.inner_text('.amr-found button >> nth=0').rsplit(' ', 1)[0]
+    assert wanted.startswith('an icon of')
+    page.click('.amr-found button >> nth=0')
+    person.see(lambda: person.row(first)['text'] == wanted)
+
+def test_the_page_and_the_kernel_are_begun_again(person, lab):
+    page, (folder, address) = person.page, lab
+    name = person.at
+    person.press('e')
+    page.keyboard.type('kept over both')
+    person.see(lambda: person.row(name)['text'] == 'kept over both')
+    sessions = json.load(urllib.request.urlopen(f'{address}/api/sessions?token=t'))
+    kernel = next(o['kernel']['id'] for o in sessions if o['path'] == f'{person.folder.name}.ipynb')
+    urllib.request.urlopen(urllib.request.Request(f'{address}/api/kernels/{kernel}/restart?token=t', b'', method='POST'))
+    page.keyboard.type(', and after')                                                     # nobody hears this, and the widget says so
+    page.wait_for_selector('.amr-silent:visible', timeout=30_000)
+    assert page.input_value('.amr-editor') == 'kept over both, and after'
+    page.reload()
+    page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
+    run_cells(page)
+    page.wait_for_selector('.amr-thumb', timeout=90_000)
+    person.see(lambda: person.at != name)                                                 # it has a caption now
+    page.focus('.amr')
+    person.press('u')
+    person.see(lambda: person.row(name)['text'] == '')                                    # what was done before the restart can be taken back
+
+def contrast(page, selector):
+    "How far a text stands out from what is behind it, as WCAG 2 defines it (1 to 21)"
+    return page.eval_on_selector(selector, """el => {
+      const numbers = o => o.match(/[0-9.]+/g).map(Number)
+      const light = rgb => { const [r, g, b] = rgb.map(o => o / 255).map(o => o <= .03928 ? o / 12.92 : ((o + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b }
+      let behind = [255, 255, 255]
+      for (let o = el; o; o = o.parentElement) { const c = numbers(getComputedStyle(o).backgroundColor); if (c.length < 4 || c[3] === 1) { behind = c.slice(0, 3); break } }
+      const a = light(numbers(getComputedStyle(el).color).slice(0, 3)), b = light(behind)
+      return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }""")
+
+LOOKS = [dict(size=size, theme=theme) for size in ((1366, 768), (1920, 1080)) for theme in ('JupyterLab Light', 'JupyterLab Dark')]
+
+@pytest.mark.parametrize('person', LOOKS, indirect=True, ids=lambda o: f"{o['size'][0]}{o['theme'][10:]}")
+def test_it_can_be_read_on_every_screen(person, tmp_path):
+    page, keep = person.page, os.environ.get('AUTOMODE_PICTURES')                         # a folder, for who wants to look
+    for n, (keys, seen) in enumerate([('', '.amr-thumb'), ('f', '.amr-panel'), ('w', '.amr-words .amr-chip'), ('b', '.amr-panel'), ('c', '.amr-begin'), ('?', '.amr-keys')]):
+        page.focus('.amr')
+        person.press('Escape', *keys)
+        page.wait_for_selector(f'{seen}:visible')
+        page.wait_for_timeout(300)
+        if keep: page.screenshot(path=f"{keep}/{page.viewport_size['width']}_{page.evaluate('document.body.dataset.jpThemeLight')}_{n}.png")
+    for part in ('.amr-line', '.amr-editor', '.amr-select', '.amr-button', '.amr-name', '.amr-keys span', '.amr-label'): assert contrast(page, part) > 4.5, part
+    box = page.evaluate("(() => { const o = document.querySelector('.amr'); return [o.scrollWidth, o.clientWidth, o.clientHeight] })()")
+    assert box[0] <= box[1] + 1 and box[1] > 700, box
