@@ -16,6 +16,7 @@ from typing import Any, Iterable, Iterator
 # %% ../nbs/00_core.ipynb #9d0000af
 class Problem(Exception):
     "What a person can mend: one sentence that says what is wrong, with which value, and what to do"
+    def _render_traceback_(self): return [str(self)] # A notebook shows the sentence, and not the way to it
 
 # %% ../nbs/00_core.ipynb #9ba932cb
 def make_printable(

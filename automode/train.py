@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from psutil import Process
 from safetensors.torch import load_file, save as to_safetensors
 
 from .cache import clean_cache
@@ -30,13 +31,15 @@ from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
 from .loss import stretch_to_noise
 from .models import BaseModel, load_base, set_aside
 from .monitor import Validation, draw_samples, is_sharded
-from .run import Plan, Run, check_same_run, make_plan, start_run
+from .run import Plan, Run, check_same_run, make_plan, start_run, tell_step
+from .run_widget import show_live
 from .setup import add_class_pictures, aside_folder, complete, describe, encode_all, kept_folder, make_accelerator, shard
 from .step import NotFinite, Trainer
 
 # %% ../nbs/07_train.ipynb #cfe9d18f
 class Stopped(KeyboardInterrupt):
     "A run that was asked to stop, after it has kept a checkpoint"
+    def _render_traceback_(self): return [str(self)] # A notebook shows the sentence
 
 @contextmanager
 def stop_asked() -> Iterator[list]: # Empty until somebody asks
@@ -61,10 +64,12 @@ class Log:
         plan:Plan, # Where things go
         validation:Validation|None, # Held-out pictures, if there are any
         prompts:list[str], # What to draw at each checkpoint
+        shown:bool=False, # Does a notebook show the run? Else there is a progress bar
     ):
-        self.trainer, self.folder, self.validation, self.prompts = trainer, plan.folder, validation, prompts
+        self.shown = shown
+        self.trainer, self.plan, self.folder, self.validation, self.prompts = trainer, plan, plan.folder, validation, prompts
         self.accelerator, self.config = trainer.accelerator, trainer.config
-        self.started, self.begun, self.saved, self.next_ask = time.time(), trainer.done, time.time(), 0
+        self.started, self.begun, self.saved, self.next_ask, self.told = time.time(), trainer.done, time.time(), 0, 0.
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
 
     @property
@@ -87,9 +92,20 @@ def losses(
     losses, seconds = trainer.read_losses(), self.seconds
     row = dict(step=trainer.done, loss=round(sum(losses)/len(losses), 6), learning_rate=trainer.lr_scheduler.get_last_lr()[0],
                seconds_per_step=round(seconds, 4), samples_per_second=round(trainer.samples_a_step/seconds, 2))
-    if self.accelerator.device.type == 'cuda': row |= dict(memory=torch.cuda.max_memory_allocated())
-    self.write(row)
+    cuda = self.accelerator.device.type == 'cuda'
+    self.write(row | dict(memory=torch.cuda.max_memory_allocated() if cuda else Process().memory_info().rss))
     return row
+
+@patch
+def tell(
+    self:Log,
+) -> bool: # Is the run asked to stop?
+    "Say once a second where the run is, and look for the file that asks it to stop"
+    if not self.accelerator.is_main_process: return False
+    if time.time() > self.told + 1:
+        tell_step(self.folder, self.trainer.done)
+        self.told = time.time()
+    return os.path.exists(self.folder/'stop')
 
 @patch
 def ask(
@@ -118,10 +134,13 @@ def validate(self:Log) -> None:
     self.started += time.time() - begun                       # not a part of the steps' time
 
 @patch
-def checkpoint(self:Log, draw:bool=True) -> None: # With pictures?
-    "Keep a checkpoint, and draw the prompts"
-    begun = time.time()
-    self.trainer.save(self.folder)
+def checkpoint(self:Log, draw:bool=True) -> None: # With pictures, and a LoRA file of this step?
+    "Keep a checkpoint, and what a person may compare"
+    begun, trainer = time.time(), self.trainer
+    trainer.save(self.folder)
+    if draw and trainer.done < self.config.max_train_steps and self.accelerator.is_main_process:
+        with trainer.meant_weights():
+            trainer.write_lora(self.plan, self.folder/'loras'/f'{self.plan.name}-{trainer.done:06d}.safetensors', trainer.done)
     if draw: self.draw()
     self.saved = time.time()
     self.started += self.saved - begun
@@ -154,8 +173,10 @@ def run_loop(
     "Train until `max_train_steps`, logging, measuring, saving and listening for Ctrl-C on the way"
     config, last = trainer.config, trainer.config.max_train_steps
     due = lambda every: trainer.done == last or (every and trainer.done % every == 0)
-    bar = progress(range(last), f'training {name}', initial=trainer.done, disable=not trainer.accelerator.is_main_process or None)
+    silent = log.shown or not trainer.accelerator.is_main_process
+    bar = progress(range(last), f'training {name}', initial=trainer.done, disable=silent or None)
     stop = False
+    (log.folder/'stop').unlink(missing_ok=True)
     with stop_asked() as asked:
         if trainer.done == 0:
             log.validate()
@@ -165,7 +186,7 @@ def run_loop(
             bar.update(1)
             if due(config.log_every_steps): bar.set_postfix(loss=f"{log.losses()['loss']:.4f}", refresh=False)
             if due(config.validate_every_steps): log.validate()
-            stop, late = log.ask(bool(asked))
+            stop, late = log.ask(log.tell() or bool(asked))
             if due(config.save_every_steps): log.checkpoint()
             elif late: log.checkpoint(draw=False)
         bar.close()
@@ -299,7 +320,8 @@ def finish(
     needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
     if needs: print(needs.describe(room_for(needs.job.device, trainer.base.unet)))
     try:
-        with keep_freed_memory(): run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan)), plan.name)
+        with keep_freed_memory(), show_live(plan.folder, accelerator.is_main_process) as shown:
+            run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan), shown), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise

@@ -68,6 +68,7 @@ def execute(path, flags=()):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     from nbdev.clean import nbdev_clean
+    os.environ['IN_TEST'] = '1'  # nobody is there to look at widgets
     path = Path(path).resolve()
     nb = read(path)
     for cell in code_cells(nb):
