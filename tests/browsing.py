@@ -56,6 +56,7 @@ def run_cells(page, cells=1):
     "Run the first cells of the notebook; before the kernel is there, JupyterLab forgets what was asked"
     for n in range(cells):
         for _ in range(30):
+            if dialog := page.query_selector('.jp-Dialog .jp-mod-accept'): dialog.click()  # JupyterLab asks about the kernel that was restarted
             page.locator('.jp-Cell .cm-content').nth(n).click()
             page.keyboard.press('Shift+Enter')
             page.wait_for_timeout(2000)
