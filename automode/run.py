@@ -152,9 +152,12 @@ def tell_step(
     step:int, # Where it is
 ) -> None:
     "Say where a run is; when that cannot be written the run goes on"
-    with suppress(OSError):
-        (folder/'.now.tmp').write_text(json.dumps(dict(step=step, time=time.time())))
-        (folder/'.now.tmp').replace(folder/'now.json')
+    part = folder/'.now.tmp'
+    try:
+        part.write_text(json.dumps(dict(step=step, time=time.time())))
+        part.replace(folder/'now.json')
+    except OSError:
+        with suppress(OSError): part.unlink(missing_ok=True)
 
 def _read_note(
     path:Path, # A small JSON file
