@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Problem', 'make_printable', 'whole_file', 'write_whole', 'writing', 'find_folder', 'whole_folder', 'write_json',
            'read_json', 'append_row', 'read_rows', 'pick_device', 'pick_dtype', 'make_generator', 'set_seed',
-           'progress', 'quiet', 'data_path', 'find_model', 'loading']
+           'progress', 'quiet', 'data_path', 'facts_table', 'widget_source', 'find_model', 'loading']
 
 # %% ../nbs/00_core.ipynb #38839311
 import errno, json, os, re, shutil, tempfile
@@ -274,6 +274,20 @@ def data_path(
     "A file or folder that ships with the package"
     import automode
     return Path(automode.__file__).parent.joinpath('data', *parts)
+
+def facts_table(
+    facts:dict[str,Any], # What each is called, and what it is; what is empty is left out
+) -> str: # HTML
+    "A table of two columns, as objects show themselves in a notebook"
+    from html import escape
+    cell = lambda text, style='': f'<td style="text-align:left{style}">{escape(str(text))}</td>'
+    return '<table>' + ''.join(f"<tr>{cell(k, ';opacity:.7')}{cell(v)}</tr>" for k, v in facts.items() if v not in (None, '')) + '</table>'
+
+def widget_source(
+    name:str, # `review` or `run`
+) -> tuple[str,str]: # JavaScript and CSS
+    "What a widget is in the page: what all of them begin with, and its own"
+    return tuple('\n'.join(data_path('widgets', f'{o}.{kind}').read_text(encoding='utf-8') for o in ('common', name)) for kind in ('js', 'css'))
 
 # %% ../nbs/00_core.ipynb #18e358c3
 _hub_id = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')

@@ -239,8 +239,8 @@ def mark(
 ) -> list[str]: # What is marked, in the order in which it was
     "Mark a picture, or several, for what is to be done with these alone"
     if upto is not None and {name, upto} <= self._place.keys():
-        first, last = sorted((self._place[name], self._place[upto]))
-        self.marked += [o for o in self.names[first:last + 1] if o not in set(self.marked)]
+        (first, last), known = sorted((self._place[name], self._place[upto])), set(self.marked)
+        self.marked += [o for o in self.names[first:last + 1] if o not in known]
     elif name in self.marked: self.marked.remove(name)
     else: self.marked.append(self.row(name)['file_name'])
     return self.marked

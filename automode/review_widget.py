@@ -10,12 +10,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from threading import RLock
 from typing import Any, Callable
 
 import anywidget, traitlets
 from fastcore.basics import patch
 
-from .core import Problem, data_path
+from .core import Problem, widget_source
 from .dataset import Dataset
 from .edits import list_edits
 from .history import by_name, compare_words
@@ -40,7 +41,7 @@ def _picture(
 
 class ReviewWidget(anywidget.AnyWidget):
     "A `Review` in a notebook"
-    _esm, _css = (data_path('review', f'review.{o}').read_text(encoding='utf-8') for o in ('js', 'css'))
+    _esm, _css = widget_source('review')
     view = traitlets.Dict().tag(sync=True) # What is shown of the present picture
 
     marked = traitlets.List(traitlets.Unicode()).tag(sync=True) # Pictures that are marked
@@ -48,10 +49,11 @@ class ReviewWidget(anywidget.AnyWidget):
     def __init__(
         self,
         review:Review, # What it shows
-        base:str|Path|None=None, # The model whose tokens are counted; None means CLIP's, which Stable Diffusion 1.x, 2.x and SDXL read
+        base:str|Path|None=None, # The model whose tokens are counted; None means CLIP's
         captioner:str|Path|Callable='starter', # Who is asked for other captions
     ):
-        self.review, self.captioner, self.version, self.turn, self.seen = review, captioner, 0, 0, None
+        self.review, self.captioner, self.version, self.turn = review, captioner, 0, 0
+        self.seen, self.lock = None, RLock()                 # when the file was last read; who answers
         super().__init__(view=self.describe())
         self.on_msg(lambda widget, content, buffers: self.answer(content))
         if not review.count_tokens: _thinkers.submit(self._count_tokens, base)
@@ -70,8 +72,9 @@ def describe(
         name=review.name, text=row.get('text') or '', auto_text=row.get('auto_text') or '', status=row.get('status') or 'auto',
         score=score if isinstance(score, (int, float)) else None, prompt=prompt if prompt != (row.get('text') or '') else '',
         tokens=review.count_tokens(prompt) if review.count_tokens and prompt else None, mine=review.mine.get(review.name) or '',
-        room=review.room, at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset), order=review.order, reverse=review.reverse,
-        version=self.version, turn=self.turn, counts=', '.join(f'{counts[o]} {word}' for o, word in _WORDS.items() if counts[o]), message=message)
+        room=review.room, at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset),
+        order=review.order, reverse=review.reverse, version=self.version, turn=self.turn, message=message,
+        counts=', '.join(f'{counts[o]} {word}' for o, word in _WORDS.items() if counts[o]))
 
 _WORDS = dict(accepted='accepted', edited='edited', auto='not looked at', excluded='left out')
 
@@ -82,18 +85,34 @@ def answer(
     content:dict, # What the page asks: `do`, and what belongs to it
 ) -> None:
     "Do what a person asked for, and show what came of it"
-    do, message = content.get('do'), None
-    try:
-        if do in ('rows', 'picture'): return _painters.submit(self._send_pictures, dict(content)) and None
-        if do == 'candidates': return _thinkers.submit(self._send_candidates, dict(content)) and None
-        if do in _LOOKS: return self.send(_LOOKS[do](self.review, content))
-        if do == 'poll':
-            if not self.poll(): return self.send(dict(tell='alive'))
-            message = 'somebody else changed captions; they are shown as they are now'
-        elif do in _ACTS: message = _ACTS[do](self.review, content)
-        else: return
-    except Problem as e: message = str(e)
-    if do in ('sort', 'show', 'undo', 'redo', 'change', 'copy', 'poll'): self.version += 1
+    do = content.get('do')
+    if do in ('rows', 'picture'): _painters.submit(self._send_pictures, dict(content))
+    elif do == 'candidates': _thinkers.submit(self._send_candidates, dict(content))
+    else:
+        with self.lock:
+            try: self.act(do, content)
+            except Exception as e: self.tell(content, str(e) if isinstance(e, Problem) else f'{type(e).__name__}: {e}')
+
+@patch
+def act(
+    self:ReviewWidget,
+    do:str|None, # What is asked
+    content:dict, # What belongs to it
+) -> None:
+    "Answer at once"
+    if do in _LOOKS: self.send(_LOOKS[do](self.review, content))
+    elif do in _ACTS: self.tell(content, _ACTS[do](self.review, content))
+    elif do == 'poll' and self.poll(): self.tell(content, 'somebody else changed captions; they are shown as they are now')
+    elif do == 'poll': self.send(dict(tell='alive'))
+
+@patch
+def tell(
+    self:ReviewWidget,
+    content:dict, # What the page asked
+    message:str|None, # What to say of it
+) -> None:
+    "Show the review as it is now"
+    if content['do'] in ('sort', 'show', 'undo', 'redo', 'change', 'copy', 'poll'): self.version += 1
     self.turn = content.get('turn', self.turn)               # so that the page knows when it is where it wants to be
     row = by_name(self.review.dataset).get(content.get('name'))
     touched = row and {'name': row['file_name'], 'text': row.get('text') or '', 'status': row.get('status') or 'auto'}
@@ -114,8 +133,9 @@ def _number(content, key):
 def _show(review, content):
     status = content.get('status') or None
     none = status == 'uncaptioned'
-    review.show(content.get('text') or None, bool(content.get('regex')), content.get('missing') or None, None if none else status,
-                _number(content, 'below'), _number(content, 'above'), none, bool(content.get('too_long')), content.get('words') or ())
+    review.show(content.get('text') or None, bool(content.get('regex')), content.get('missing') or None,
+                None if none else status, _number(content, 'below'), _number(content, 'above'), none,
+                bool(content.get('too_long')), content.get('words') or ())
 
 def _edits(review, content):
     asked = {k: o for k, o in content['edit'].items() if k in _MANY}
@@ -161,8 +181,9 @@ def _count_tokens(
     message = ''
     try: tokenizer = clip_tokenizer() if base is None else load_tokenizer(base)
     except Problem as e: tokenizer, message = clip_tokenizer(), f"tokens are counted with CLIP's tokenizer ({e})"
-    self.review.count_tokens, self.review.room = lambda prompt: cut_prompts(tokenizer, [prompt], 75)[0][0], room_of(tokenizer)
-    self.view = self.describe(message or self.view['message'])
+    with self.lock:
+        self.review.count_tokens, self.review.room = lambda prompt: cut_prompts(tokenizer, [prompt], 75)[0][0], room_of(tokenizer)
+        self.view = self.describe(message or self.view['message'])
 
 @patch
 def _send_candidates(
@@ -217,8 +238,8 @@ def review(
     order:str='score', # `score` (worst first), `name`, `length` or `status`
     token:str|None=None, # The word that names the subject in prompts
     class_word:str|None=None, # What kind of thing it is
-    base:str|Path|None=None, # The model that will be trained, whose tokens are counted; None means CLIP's, as in Stable Diffusion 1.x, 2.x and SDXL
-    captioner:str|Path|Callable='starter', # Who is asked for other captions: `starter`, a folder, a Hugging Face id, or a function
+    base:str|Path|None=None, # What will be trained on, whose tokens are counted; None means CLIP's, as in SD 1.x, 2.x and SDXL
+    captioner:str|Path|Callable='starter', # Who is asked for other captions: `starter`, a folder, a Hub id, or a function
 ) -> ReviewWidget: # Shows itself in a notebook
     "Look the captions of a dataset over"
     return ReviewWidget(Review(dataset, order, token, class_word), base, captioner)

@@ -11,14 +11,16 @@ import hashlib, html, json, math, os, re, socket, time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Sequence
 
 from fastcore.basics import patch
 from PIL import Image
+from psutil import pid_exists
 
 from .config import TrainConfig
-from .core import Problem, read_json, read_rows, write_json, write_whole
+from .core import Problem, facts_table, read_json, read_rows, write_json, write_whole
 from .dataset import Dataset
 from .examples import Example, find_examples, hold_out
 from .images import data_uri, open_image
@@ -34,7 +36,7 @@ class Tail:
     ):
         self.path, self.rows, self.read_to, self.file = path, [], 0, None
 
-    def read(self) -> list[dict]: # All rows so far; half a row that a killed writer left is none
+    def read(self) -> list[dict]: # All rows so far; half a row at the end, as a killed writer leaves it, is none
         "Read what is new; a file that was written anew is read from its start"
         try: f = open(self.path, 'rb')
         except FileNotFoundError: return []
@@ -42,11 +44,13 @@ class Tail:
             now = os.fstat(f.fileno())
             if now.st_ino != self.file or now.st_size < self.read_to: self.rows, self.read_to, self.file = [], 0, now.st_ino
             f.seek(self.read_to)
-            whole = f.read().rpartition(b'\n')[0]
-        for line in whole.split(b'\n') if whole else ():
-            with suppress(ValueError): self.rows.append(json.loads(line))
-        self.read_to += len(whole) + bool(whole)
-        return list(self.rows)
+            whole, end, rest = f.read().rpartition(b'\n')
+        try: new = [json.loads(o) for o in whole.split(b'\n') if o.strip()]
+        except ValueError as e:
+            raise Problem(f"a line of '{self.path}' is not JSON ({e}); mend or remove that line") from None
+        self.rows, self.read_to = self.rows + new, self.read_to + len(whole + end)
+        with suppress(ValueError): return [*self.rows, json.loads(rest)]
+        return self.rows
 
 class Run:
     "A training run, as its folder says"
@@ -122,7 +126,8 @@ def running_means(
     over:int=5, # Values to average over
 ) -> list[float]: # As many
     "The mean of each value and those just before it"
-    return [sum(part)/len(part) for part in (values[max(0, n - over + 1):n + 1] for n in range(len(values)))]
+    sums = [0., *accumulate(values)]
+    return [(sums[n] - sums[max(0, n - over)]) / min(n, over) for n in range(1, len(sums))]
 
 @patch
 def plot(
@@ -171,9 +176,9 @@ def _read_note(
 def is_training(self:Run) -> bool: # On this machine, or heard of within ten minutes from another
     "Is a process at work on it?"
     who = _read_note(own_path(self.folder, 'lock-train.json'))
-    if who.get('host') != socket.gethostname(): return bool(who) and time.time() - _read_note(self.folder/'now.json').get('time', 0) < 600
-    import psutil
-    return psutil.pid_exists(who['pid'])
+    if not isinstance(who.get('pid'), int): return False
+    if who.get('host') == socket.gethostname(): return pid_exists(who['pid'])
+    return time.time() - _read_note(self.folder/'now.json').get('time', 0) < 600
 
 @patch
 def stop(
@@ -186,10 +191,10 @@ def stop(
 
 # %% ../nbs/07_run.ipynb #d0d0aa04
 @patch
-def now(self:Run) -> dict[str,Any]: # See the code
+def now(self:Run) -> dict[str,Any]: # `state` is `training`, `stopped` or `done`; what is not known is None
     "Where the run is, and how it goes"
-    rows, config, held = self.metrics, self.config, self.validation()
-    losses = [o for o in rows if 'loss' in o]
+    config, held = self.config, self.validation()
+    losses = [o for o in self.metrics if 'loss' in o]
     last, of = losses[-1] if losses else {}, config['max_train_steps']
     training, step = self.is_training(), last.get('step', 0)
     if training: step = max(step, _read_note(self.folder/'now.json').get('step', 0))
@@ -201,7 +206,7 @@ def now(self:Run) -> dict[str,Any]: # See the code
         loss=last.get('loss', math.nan), learning_rate=last.get('learning_rate'), samples_per_second=last.get('samples_per_second'),
         memory=last.get('memory'),                                                           # bytes: of the GPU, else of the process
         seconds_left=(of - step)*seconds if seconds and training else None,
-        validation_loss=list(held.values())[-1] if held else None, best=self.best()[0],
+        validation_loss=list(held.values())[-1] if held else None, best=pick_best(held)[0],
         losses=[(o['step'], o['loss']) for o in losses], held=list(held.items()))
 
 @patch
@@ -211,22 +216,30 @@ def __repr__(self:Run):
 
 # %% ../nbs/07_run.ipynb #d0d0aa08
 @patch
+def first_and_last(self:Run) -> list[tuple[str,str]]: # What each shows, and a `data:` address
+    "The samples of the beginning, and the newest"
+    found = []
+    for path in self.samples[:1] + self.samples[1:][-1:]:
+        step = path.stem.removeprefix('step-').lstrip('0')
+        with suppress(Problem): found.append((f'step {step}' if step else 'before', data_uri(open_image(path), 640)))
+    return found
+
+@patch
 def _repr_html_(self:Run) -> str: # HTML
     "What was trained, the curve, and what it draws"
     now, config, figure = self.now(), self.config, BytesIO()
-    facts = {'run': f"{self.folder}: step {now['step']} of {now['of']}, {now['state']}", 'base': config.get('base'), 'dataset': Path(config.get('dataset') or '').name,
-             'pictures': config.get('num_images'), 'token': ' '.join(filter(None, (config.get('token'), config.get('class_word')))),
+    facts = {'run': f"{self.folder}: step {now['step']} of {now['of']}, {now['state']}", 'base': config.get('base'),
+             'dataset': Path(config.get('dataset') or '').name, 'pictures': config.get('num_images'),
+             'token': ' '.join(filter(None, (config.get('token'), config.get('class_word')))),
              'adapter': f"{config.get('adapter', 'lora')}, rank {config.get('rank')}", 'learning rate': config.get('learning_rate'),
              'loss': f"{now['loss']:.4f}", 'best': self.best()[1] if now['held'] else None,
              'LoRA': self.lora if self.lora.exists() else None}
-    rows = ''.join(f'<tr><td style="text-align:left;opacity:.7">{k}</td><td style="text-align:left">{html.escape(str(v))}</td></tr>'
-                   for k, v in facts.items() if v)
     if now['losses']: self.plot().savefig(figure, format='png')
     curve = f'<img alt="the loss over the steps" src="{data_uri(Image.open(figure).convert("RGB"), 400)}">' if now['losses'] else ''
-    drawn = self.samples[:1] + self.samples[1:][-1:]
-    shown = ''.join(f'<figure style="margin:4px 0"><img alt="" src="{data_uri(open_image(o), 520)}"><figcaption>'
-                    f'{html.escape(o.stem)}</figcaption></figure>' for o in drawn)
-    return f'<div style="display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start"><table>{rows}</table>{curve}</div>{shown}'
+    shown = ''.join(f'<figure style="margin:0"><img alt="" src="{uri}"><figcaption>{html.escape(label)}</figcaption></figure>'
+                    for label, uri in self.first_and_last())
+    row = 'display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start'
+    return f'<div style="{row}">{facts_table(facts)}{curve}</div><div style="{row}">{shown}</div>'
 
 # %% ../nbs/07_run.ipynb #e52649f0
 def fingerprint(

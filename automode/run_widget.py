@@ -6,7 +6,7 @@
 __all__ = ['POINTS', 'in_notebook', 'RunWidget', 'watch', 'show_live']
 
 # %% ../nbs/07_run_widget.ipynb #5a492b78
-import os, sys, threading
+import math, os, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator
@@ -14,8 +14,7 @@ from typing import Any, Iterator
 import anywidget, traitlets
 from fastcore.basics import patch
 
-from .core import Problem, data_path
-from .images import data_uri, open_image
+from .core import widget_source
 from .run import Run, running_means
 
 # %% ../nbs/07_run_widget.ipynb #584e36d5
@@ -30,7 +29,8 @@ def _in_words(
     "The numbers that a person wants to see"
     facts = {'loss': ('loss', '.4f'), 'validation_loss': ('loss on held-out pictures', '.4f'), 'learning_rate': ('learning rate', '.2e'),
              'samples_per_second': ('pictures a second', '.3g')}
-    shown = [(label, format(now[key], form)) for key, (label, form) in facts.items() if now[key] is not None and now[key] == now[key]]
+    shown = [(label, format(now[key], form)) for key, (label, form) in facts.items()
+             if now[key] is not None and math.isfinite(now[key])]
     return shown + ([('memory', f"{now['memory']/1e9:.2f} GB")] if now['memory'] else [])
 
 # %% ../nbs/07_run_widget.ipynb #590f686e
@@ -45,7 +45,7 @@ def _every(
 
 class RunWidget(anywidget.AnyWidget):
     "A training run in a notebook, as its folder says"
-    _esm, _css = (data_path('run', f'run.{o}').read_text(encoding='utf-8') for o in ('js', 'css'))
+    _esm, _css = widget_source('run')
     view = traitlets.Dict().tag(sync=True) # Numbers and curves
     pictures = traitlets.List().tag(sync=True) # The first and the newest samples: a label and a `data:` address for each
 
@@ -54,8 +54,9 @@ class RunWidget(anywidget.AnyWidget):
         run:Run, # What it shows
         own:bool=False, # Does the cell that shows it train?
     ):
-        self.run, self.own, self.drawn, self.ended = run, own, None, threading.Event()
-        super().__init__(view=self.describe(), pictures=self.draw())
+        self.run, self.own, self.drawn, self.ended = run, own, [], threading.Event()
+        super().__init__(view=self.describe())
+        self.refresh()
         self.on_msg(lambda widget, content, buffers: self.answer(content))
 
 # %% ../nbs/07_run_widget.ipynb #8b6a7a4b
@@ -66,32 +67,20 @@ def describe(
 ) -> dict[str,Any]: # What the page shows
     "How the run stands"
     now = self.run.now()
-    means = running_means([o[1] for o in now['losses']], max(5, len(now['losses'])//30))
-    losses = _every([(*o, m) for o, m in zip(now['losses'], means)])
-    kept = {o: now[o] for o in ('name', 'state', 'step', 'of', 'seconds_left', 'best')}
-    if now['state'] == 'stopped' and not message: message = f"it stands still; the same call goes on from step {now['step']}"
-    if now['state'] == 'training' and self.own and not message: message = 'to stop it, interrupt the kernel (■); a checkpoint is kept'
-    if now['state'] == 'done' and not message: message = f'the LoRA is {self.run.lora}'
-    return kept | dict(own=self.own, facts=_in_words(now), losses=[o[:2] for o in losses], means=[o[2] for o in losses], held=_every(now['held']), message=message)
-
-@patch
-def draw(self:RunWidget) -> list[list[str]]: # What it shows, and a `data:` address
-    "The first and the newest samples, when there are new ones"
-    samples = self.run.samples
-    if samples and samples[-1] != self.drawn:
-        step = lambda o: f"step {int(o.stem[5:])}" if o.stem[5:].isdecimal() else o.stem
-        labels = ['before' if step(samples[0]) == 'step 0' else step(samples[0]), step(samples[-1])]
-        pairs = list(zip(labels, (samples[0], samples[-1])))[:len(samples)]
-        try: self.shown, self.drawn = [[label, data_uri(open_image(o), 640)] for label, o in pairs], samples[-1]
-        except Problem: pass                                 # it is being written
-    return getattr(self, 'shown', [])
+    losses, held = ([o for o in now[key] if math.isfinite(o[1])] for key in ('losses', 'held'))
+    means = running_means([o[1] for o in losses], max(5, len(losses)//30))
+    hints = dict(stopped=f"it stands still; the same call goes on from step {now['step']}", done=f'the LoRA is {self.run.lora}',
+                 training='to stop it, interrupt the kernel (■); a checkpoint is kept' if self.own else '')
+    return {o: now[o] for o in ('name', 'state', 'step', 'of', 'seconds_left', 'best')} | dict(
+        own=self.own, facts=_in_words(now), losses=_every(losses), means=_every(means), held=_every(held),
+        message=message or hints[now['state']])
 
 @patch
 def refresh(self:RunWidget) -> str: # The run's state
-    "Read what is new, and show it"
-    view = self.describe()
+    "Read what is new, and show it; pictures are opened when there is another one"
+    view, drawn = self.describe(), self.run.samples
     if view != self.view: self.view = view
-    if (pictures := self.draw()) != self.pictures: self.pictures = pictures
+    if drawn != self.drawn: self.drawn, self.pictures = drawn, self.run.first_and_last()
     return view['state']
 
 @patch
@@ -122,10 +111,9 @@ def follow(
 
 def watch(
     run:Run|str|Path='run', # A run, or its folder
-    own:bool=False, # Does the cell that shows it train? A button would not be heard then
 ) -> RunWidget: # Shows itself in a notebook
     "Watch a training run, whoever trains"
-    widget = RunWidget(run if isinstance(run, Run) else Run(run), own)
+    widget = RunWidget(run if isinstance(run, Run) else Run(run))
     if widget.view['state'] != 'done': widget.follow()
     return widget
 
@@ -139,6 +127,7 @@ def show_live(
         yield False
         return
     from IPython.display import display
-    display(widget := watch(folder, own=True))
+    display(widget := RunWidget(Run(folder), own=True))
+    widget.follow()
     try: yield True
     finally: widget.own = False                              # the thread sees how it ends

@@ -66,8 +66,8 @@ class Log:
         prompts:list[str], # What to draw at each checkpoint
         shown:bool=False, # Does a notebook show the run? Else there is a progress bar
     ):
-        self.shown = shown
-        self.trainer, self.plan, self.folder, self.validation, self.prompts = trainer, plan, plan.folder, validation, prompts
+        self.trainer, self.plan, self.folder, self.validation = trainer, plan, plan.folder, validation
+        self.prompts, self.shown = prompts, shown
         self.accelerator, self.config = trainer.accelerator, trainer.config
         self.started, self.begun, self.saved, self.next_ask, self.told = time.time(), trainer.done, time.time(), 0, 0.
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
@@ -92,8 +92,8 @@ def losses(
     losses, seconds = trainer.read_losses(), self.seconds
     row = dict(step=trainer.done, loss=round(sum(losses)/len(losses), 6), learning_rate=trainer.lr_scheduler.get_last_lr()[0],
                seconds_per_step=round(seconds, 4), samples_per_second=round(trainer.samples_a_step/seconds, 2))
-    cuda = self.accelerator.device.type == 'cuda'
-    self.write(row | dict(memory=torch.cuda.max_memory_allocated() if cuda else Process().memory_info().rss))
+    row |= dict(memory=torch.cuda.max_memory_allocated() if self.accelerator.device.type == 'cuda' else Process().memory_info().rss)
+    self.write(row)
     return row
 
 @patch
@@ -176,7 +176,6 @@ def run_loop(
     silent = log.shown or not trainer.accelerator.is_main_process
     bar = progress(range(last), f'training {name}', initial=trainer.done, disable=silent or None)
     stop = False
-    (log.folder/'stop').unlink(missing_ok=True)
     with stop_asked() as asked:
         if trainer.done == 0:
             log.validate()
@@ -345,7 +344,11 @@ def only_run(
         yield
         return
     with writing(plan.folder): plan.folder.mkdir(parents=True, exist_ok=True)
-    with lock_dataset(plan.folder, wait=0, task='train'): yield
+    with lock_dataset(plan.folder, wait=0, task='train'):
+        asked = plan.folder/'stop'                           # by `Run.stop`, of this run and not of one before
+        asked.unlink(missing_ok=True)
+        try: yield
+        finally: asked.unlink(missing_ok=True)
 
 def set_up(
     plan:Plan, # What is asked for; what was left open is filled in

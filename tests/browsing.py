@@ -26,7 +26,7 @@ def lab(tmp_path_factory):
     own = {f'JUPYTER_{o}': str(folder/'home'/o) for o in places} | {f'JUPYTERLAB_{o}_DIR': str(folder/'home'/o) for o in ('SETTINGS', 'WORKSPACES')}
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.token=t', '--ip=127.0.0.1',
                '--LabApp.news_url=None', f'--ServerApp.root_dir={folder}']
-    process = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=folder, env={k: v for k, v in os.environ.items() if k != 'IN_TEST'} | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f'http://127.0.0.1:{port}'
     for _ in range(600):
         try: urllib.request.urlopen(f'{address}/api?token=t')

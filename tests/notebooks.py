@@ -68,7 +68,6 @@ def execute(path, flags=()):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
     from nbdev.clean import nbdev_clean
-    os.environ['IN_TEST'] = '1'  # nobody is there to look at widgets
     path = Path(path).resolve()
     nb = read(path)
     for cell in code_cells(nb):
@@ -76,7 +75,7 @@ def execute(path, flags=()):
     client = NotebookClient(nb, timeout=None, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}},
                             store_widget_state=False, coalesce_streams=True, record_timing=False,
                             extra_arguments=['--log-level=ERROR'])
-    try: client.execute()
+    try: client.execute(env=os.environ | {'IN_TEST': '1'})  # nobody is there to look at widgets
     except CellExecutionError as e: sys.exit(f'{name(path)} stays as it was:\n{e}')
     for cell in code_cells(nb): tidy_outputs(cell)
     nb.metadata[STAMP] = stamp(nb)

@@ -7,7 +7,7 @@ from automode.core import data_path
 from automode.dataset import Dataset
 from automode.review import Review
 from automode.rows import new_row
-from browsing import LOOKS, NEEDS_BROWSER, browser, contrast, keep_picture, lab, look_name, open_notebook, run_cells
+from browsing import LOOKS, NEEDS_BROWSER, contrast, keep_picture, look_name, open_notebook, run_cells
 
 pytestmark = NEEDS_BROWSER
 NAMES = 'cat fox apple tree rabbit fish house sun'.split()
@@ -191,8 +191,7 @@ def test_marks_and_other_captions(person):
     person.see(lambda: person.row(first)['text'] == wanted)
 
 def test_the_page_and_the_kernel_are_begun_again(person, lab):
-    page, (folder, address) = person.page, lab
-    name = person.at
+    page, address, name = person.page, lab[1], person.at
     person.press('e')
     page.keyboard.type('kept over both')
     person.see(lambda: person.row(name)['text'] == 'kept over both')
@@ -220,6 +219,6 @@ def test_it_can_be_read_on_every_screen(person, request):
         page.wait_for_selector(f'{seen}:visible')
         page.wait_for_timeout(300)
         keep_picture(page, f"review-{request.node.callspec.id.replace(' ', '-')}-{n}")
-    for part in ('.amr-line', '.amr-editor', '.amr-select', '.amr-button', '.amr-name', '.amr-keys span', '.amr-label'): assert contrast(page, part) > 4.5, part
+    for part in ('.amr-line', '.amr-editor', '.amr-select', '.am-button', '.amr-name', '.amr-keys span', '.amr-label'): assert contrast(page, part) > 4.5, part
     box = page.evaluate("(() => { const o = document.querySelector('.amr'); return [o.scrollWidth, o.clientWidth, o.clientHeight] })()")
     assert box[0] <= box[1] + 1 and box[1] > 700, box

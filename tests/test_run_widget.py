@@ -1,23 +1,30 @@
 """A training run watched as a person does it: a real JupyterLab, a real browser, a training that is stopped"""
-import json, subprocess, sys, urllib.request
+import json, subprocess, sys, time, urllib.request
 
 import pytest
 
 from automode.core import data_path
 from automode.run import Run
-from browsing import LOOKS, NEEDS_BROWSER, browser, contrast, keep_picture, lab, look_name, open_notebook, run_cells
+from browsing import LOOKS, NEEDS_BROWSER, contrast, keep_picture, look_name, open_notebook, run_cells
 
 pytestmark = NEEDS_BROWSER
 SETTINGS = "token='tiantian', class_word='rabbit', batch_size=2, rank=4, num_validation=1, log_every_steps=2, device='cpu', mixed_precision='no'"
 
-def train_cell(steps, more=''):
+def train_cell(name, steps, more=''):
+    "What trains into the folder `name`"
     return (f"from automode.train import train\n"
-            f"run = train({str(data_path('samples', 'subject'))!r}, out='NAME', max_train_steps={steps}, {SETTINGS}{more})")
+            f"run = train({str(data_path('samples', 'subject'))!r}, out={name!r}, max_train_steps={steps}, {SETTINGS}{more})")
+
+def begin(folder, name, steps):
+    "A process that trains, once it takes steps"
+    process = subprocess.Popen([sys.executable, '-c', train_cell(name, steps)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not (folder/name/'now.json').exists() and process.poll() is None: time.sleep(.1)
+    return process
 
 @pytest.mark.parametrize('look', LOOKS[1:2], ids=look_name)
-def test_training_shows_itself_and_is_interrupted(lab, browser, look, request):
+def test_training_shows_itself_and_is_interrupted(lab, browser, look):
     name = 'live_' + look_name(look).replace(' ', '_')
-    page, complaints = open_notebook(lab, browser, name, train_cell(4000, ', save_every_steps=10').replace('NAME', name), **look)
+    page, complaints = open_notebook(lab, browser, name, train_cell(name, 4000, ', save_every_steps=10'), **look)
     page.wait_for_selector('.amt-mean', timeout=120_000)                                   # the curve
     page.wait_for_function("() => /step [1-9][0-9]+ of 4000 .*left/.test(document.querySelector('.amt-state').textContent)", timeout=120_000)
     page.wait_for_function("() => document.querySelectorAll('.amt-pictures img').length == 2", timeout=120_000)
@@ -37,15 +44,13 @@ def test_training_shows_itself_and_is_interrupted(lab, browser, look, request):
     page.close()
 
 def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
-    folder, code = lab[0], train_cell(60).replace('NAME', 'other')
-    process = subprocess.Popen([sys.executable, '-c', code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (folder/'other'/'now.json').exists() and process.poll() is None: pass
+    process = begin(lab[0], 'other', 60)
     page, complaints = open_notebook(lab, browser, 'watching', "from automode.run_widget import watch\nwatch('other')", "from automode.run import Run\nRun('other')")
     page.wait_for_selector('.amt-state', timeout=60_000)
     process.communicate()
     assert process.returncode == 0
     page.wait_for_function("() => /^done · step 60 of 60/.test(document.querySelector('.amt-state').textContent)", timeout=60_000)
-    assert 'other.safetensors' in page.inner_text('.amt-message') and not page.is_visible('.amt-button')
+    assert 'other.safetensors' in page.inner_text('.amt-message') and not page.is_visible('.am-button')
     run_cells(page, 2)                                                                    # opened again, after the end
     page.wait_for_selector('.jp-RenderedHTML table')
     assert 'step 60 of 60, done' in page.inner_text('.jp-RenderedHTML')
@@ -56,13 +61,11 @@ def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
     page.close()
 
 def test_the_button_stops_another_process(lab, browser):
-    folder, code = lab[0], train_cell(4000).replace('NAME', 'long')
-    process = subprocess.Popen([sys.executable, '-c', code], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not (folder/'long'/'now.json').exists() and process.poll() is None: pass
+    folder, process = lab[0], begin(lab[0], 'long', 4000)
     page, complaints = open_notebook(lab, browser, 'stopping', "from automode.run_widget import watch\nwatch('long')")
-    page.click('.amt-button', timeout=60_000)
+    page.click('.am-button', timeout=60_000)
     said = process.communicate(timeout=60)[0]
     assert 'stopped at step' in said and Run(folder/'long').checkpoints
     page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=30_000)
-    assert 'goes on from step' in page.inner_text('.amt-message') and complaints == []
+    assert 'goes on from step' in page.inner_text('.amt-message') and not (folder/'long'/'stop').exists() and complaints == []
     page.close()

@@ -14,22 +14,6 @@ const CHANGES = [['replace', 'find and replace'], ['prefix', 'put before'], ['su
 const same = (a, b) => a.trim().split(/\s+/).join(' ') === b.trim().split(/\s+/).join(' ')
 const many = (n, thing) => `${n} ${thing}${n === 1 ? '' : 's'}`
 
-function make(tag, cls, parent, text) {
-  const el = document.createElement(tag)
-  if (cls) el.className = cls
-  if (text !== undefined) el.textContent = text
-  if (parent) parent.append(el)
-  return el
-}
-
-function button(parent, text, title, act) {
-  const el = make('button', 'amr-button', parent, text)
-  el.type = 'button'
-  el.title = title
-  el.addEventListener('click', act)
-  return el
-}
-
 function select(parent, label, options, act) {
   const el = make('select', 'amr-select', parent)
   el.setAttribute('aria-label', label)
@@ -50,7 +34,7 @@ function input(parent, label, type, act) {
 }
 
 function render({ model, el }) {
-  const root = make('div', 'amr', el)
+  const root = make('div', 'am amr', el)
   root.tabIndex = 0
   root.dataset.lmSuppressShortcuts = 'true'           // JupyterLab's own shortcuts stay away from what is typed here
   const top = make('div', 'amr-top', root)

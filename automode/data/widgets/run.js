@@ -4,14 +4,6 @@ const SVG = 'http://www.w3.org/2000/svg'
 const W = 640, H = 240, LEFT = 52, RIGHT = 22, TOP = 12, BOTTOM = 30
 const STATES = { training: 'training', done: 'done', stopped: 'stopped' }
 
-function make(tag, cls, parent, text) {
-  const el = document.createElement(tag)
-  if (cls) el.className = cls
-  if (text !== undefined) el.textContent = text
-  if (parent) parent.append(el)
-  return el
-}
-
 function draw(tag, attributes, parent, text) {
   const el = document.createElementNS(SVG, tag)
   for (const [k, v] of Object.entries(attributes)) el.setAttribute(k, v)
@@ -36,12 +28,10 @@ function ticks(low, high, count) {
 }
 
 function render({ model, el }) {
-  const root = make('div', 'amt', el)
+  const root = make('div', 'am amt', el)
   const top = make('div', 'amt-top', root)
   const name = make('b', '', top), state = make('span', 'amt-state', top)
-  const stop = make('button', 'amt-button', top, 'stop')
-  stop.type = 'button'
-  stop.title = 'end this step, keep a checkpoint, and stop; the same call goes on from there'
+  const stop = button(top, 'stop', 'end this step, keep a checkpoint, and stop; the same call goes on from there', () => { asked = true; model.send({ do: 'stop' }); update() })
   const bar = make('div', 'amt-bar', root), done = make('div', 'amt-done', bar)
   bar.setAttribute('role', 'progressbar')
   const facts = make('div', 'amt-facts', root)
@@ -50,8 +40,7 @@ function render({ model, el }) {
   const pictures = make('div', 'amt-pictures', body)
   const message = make('div', 'amt-message', root)
   message.setAttribute('role', 'status')
-  let asked = null
-  stop.addEventListener('click', () => { asked = Date.now(); model.send({ do: 'stop' }); update() })
+  let asked = false
 
   function curve(view) {
     chart.replaceChildren()
@@ -91,12 +80,12 @@ function render({ model, el }) {
     done.style.width = `${percent}%`
     bar.setAttribute('aria-valuenow', Math.round(percent))
     stop.hidden = view.state !== 'training' || view.own                  // the kernel that trains hears no button
-    stop.disabled = asked !== null
-    if (view.state !== 'training') asked = null
+    stop.disabled = asked
+    if (view.state !== 'training') asked = false
     facts.replaceChildren()
     for (const [label, value] of view.facts) { const one = make('span', '', facts); make('small', '', one, label); make('b', '', one, value) }
     curve(view)
-    message.textContent = view.message || (asked === null ? '' : 'it will stop after this step, and keep a checkpoint …')
+    message.textContent = view.message || (asked ? 'it will stop after this step, and keep a checkpoint …' : '')
   }
   function show() {
     pictures.replaceChildren()
