@@ -281,11 +281,12 @@ def candidates(
     self:Review,
     name:str, # A picture
     captioner:Callable, # What describes pictures, e.g. from `load_captioner`
-    prompt:str|None=None, # Beginning of every caption, or what a model that chats is asked; None takes the captioner's usual one
+    prompt:str|None=None, # What the captions begin with, or a request; None takes the one it was captioned with, else the usual one
     num_captions:int=4, # Captions to ask for
 ) -> list[tuple[str,float|None]]: # Captions with their scores, the present one left out
     "Ask a captioner about one picture again"
-    row, prompt = self.row(name), getattr(captioner, 'usual_prompt', '') if prompt is None else prompt
+    row = self.row(name)
+    if prompt is None: prompt = row.get('prompt') or getattr(captioner, 'usual_prompt', '')
     best, = captioner([self.dataset.image(row)], prompt, num_beams=max(4, num_captions), num_captions=num_captions)
     kept = [o for o in row.get('candidates') or [] if isinstance(o, list) and len(o) == 2 and isinstance(o[0], str)]
     found = {o[0]: o[1] for o in reversed([(best.text, best.score), *((o.text, o.score) for o in best.candidates), *kept])}

@@ -174,7 +174,7 @@ function render({ model, el }) {
   const other = make('div', 'amr-others', main)
   other.hidden = true
   const begin = make('input', 'amr-input amr-begin', other)
-  begin.placeholder = 'beginning of the caption, or a request; empty: the usual one'
+  begin.placeholder = 'beginning of the caption, or a request; empty: as before'
   begin.setAttribute('aria-label', 'Prompt of the captioner')
   const again = button(other, 'ask again', 'ask the captioner (Enter)', () => {
     save()

@@ -1,8 +1,7 @@
 // The view of a training run: numbers, curves and pictures that Python reads from the run's folder. Texts go in as textContent, never as HTML.
 
 const SVG = 'http://www.w3.org/2000/svg'
-const W = 640, H = 240, LEFT = 52, RIGHT = 22, TOP = 12, BOTTOM = 30
-const STATES = { training: 'training', done: 'done', stopped: 'stopped' }
+const W = 640, H = 240, LEFT = 52, RIGHT = 22, TOP = 30, BOTTOM = 30
 
 function draw(tag, attributes, parent, text) {
   const el = document.createElementNS(SVG, tag)
@@ -32,7 +31,7 @@ function render({ model, el }) {
   const top = make('div', 'amt-top', root)
   const name = make('b', '', top), state = make('span', 'amt-state', top)
   const stop = button(top, 'stop', 'end this step, keep a checkpoint, and stop; the same call goes on from there', () => { asked = true; model.send({ do: 'stop' }); update() })
-  const bar = make('div', 'amt-bar', root), done = make('div', 'amt-done', bar)
+  const bar = make('div', 'amt-bar', root), done = make('div', 'amt-filled', bar)
   bar.setAttribute('role', 'progressbar')
   const facts = make('div', 'amt-facts', root)
   const body = make('div', 'amt-body', root)
@@ -62,11 +61,11 @@ function render({ model, el }) {
       path(held, 'amt-held')
       for (const [s, v] of held) draw('circle', { cx: x(s), cy: y(v), r: s === view.best ? 5 : 3, class: s === view.best ? 'amt-best' : 'amt-dot' }, chart)
     }
-    let at = LEFT + 8
+    let at = LEFT
     for (const [text, cls] of [['loss', 'amt-mean'], ...(held.length ? [['loss on held-out pictures', 'amt-held'], ...(view.best ? [[`lowest, step ${view.best}`, 'amt-best']] : [])] : [])]) {
-      if (cls === 'amt-best') draw('circle', { cx: at + 9, cy: TOP + 4, r: 5, class: cls }, chart)
-      else draw('line', { x1: at, x2: at + 18, y1: TOP + 4, y2: TOP + 4, class: cls }, chart)
-      const label = draw('text', { x: at + 24, y: TOP + 8, class: 'amt-label' }, chart, text)
+      if (cls === 'amt-best') draw('circle', { cx: at + 9, cy: 10, r: 5, class: cls }, chart)
+      else draw('line', { x1: at, x2: at + 18, y1: 10, y2: 10, class: cls }, chart)
+      draw('text', { x: at + 24, y: 14, class: 'amt-label' }, chart, text)
       at += 40 + text.length * 6.6
     }
   }
@@ -75,7 +74,7 @@ function render({ model, el }) {
     const view = model.get('view')
     name.textContent = view.name
     const percent = Math.min(100, 100 * view.step / (view.of || 1))
-    state.textContent = `${STATES[view.state]} · step ${view.step} of ${view.of}${view.seconds_left === null ? '' : ` · about ${duration(view.seconds_left)} left`}`
+    state.textContent = `${view.state} · step ${view.step} of ${view.of}${view.seconds_left === null ? '' : ` · about ${duration(view.seconds_left)} left`}`
     state.className = `amt-state amt-${view.state}`
     done.style.width = `${percent}%`
     bar.setAttribute('aria-valuenow', Math.round(percent))
