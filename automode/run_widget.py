@@ -27,8 +27,8 @@ def _in_words(
     now:dict, # From `Run.now`
 ) -> list[tuple[str,str]]: # What it is called, and the number
     "The numbers that a person wants to see"
-    facts = {'loss': ('loss', '.4f'), 'validation_loss': ('loss on held-out pictures', '.4f'), 'learning_rate': ('learning rate', '.2e'),
-             'samples_per_second': ('pictures a second', '.3g')}
+    facts = {'loss': ('loss', '.4f'), 'validation_loss': ('validation loss', '.4f'), 'learning_rate': ('learning rate', '.2e'),
+             'samples_per_second': ('samples a second', '.3g')}
     shown = [(label, format(now[key], form)) for key, (label, form) in facts.items()
              if now[key] is not None and math.isfinite(now[key])]
     return shown + ([('memory', f"{now['memory']/1e9:.2f} GB")] if now['memory'] else [])

@@ -78,11 +78,13 @@ def open_notebook(lab, browser, name, *cells, size=(1366, 768), theme='JupyterLa
     return page, complaints
 
 def contrast(page, selector):
-    "How far a text stands out from what is behind it, as WCAG 2 defines it (1 to 21)"
+    "How far a text, with all that makes it paler, stands out from what is behind it, as WCAG 2 defines it (1 to 21)"
     return page.eval_on_selector(selector, """el => {
       const numbers = o => o.match(/[0-9.]+/g).map(Number)
       const light = rgb => { const [r, g, b] = rgb.map(o => o / 255).map(o => o <= .03928 ? o / 12.92 : ((o + .055) / 1.055) ** 2.4); return .2126 * r + .7152 * g + .0722 * b }
-      let behind = [255, 255, 255]
+      let behind = [255, 255, 255], opaque = 1
+      for (let o = el; o; o = o.parentElement) opaque *= Number(getComputedStyle(o).opacity)
       for (let o = el; o; o = o.parentElement) { const c = numbers(getComputedStyle(o).backgroundColor); if (c.length < 4 || c[3] === 1) { behind = c.slice(0, 3); break } }
-      const a = light(numbers(getComputedStyle(el).color).slice(0, 3)), b = light(behind)
+      const ink = numbers(getComputedStyle(el).color), share = opaque * (ink[3] ?? 1)
+      const a = light(behind.map((o, n) => share * ink[n] + (1 - share) * o)), b = light(behind)
       return (Math.max(a, b) + .05) / (Math.min(a, b) + .05) }""")

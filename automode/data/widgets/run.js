@@ -62,7 +62,7 @@ function render({ model, el }) {
       for (const [s, v] of held) draw('circle', { cx: x(s), cy: y(v), r: s === view.best ? 5 : 3, class: s === view.best ? 'amt-best' : 'amt-dot' }, chart)
     }
     let at = LEFT
-    for (const [text, cls] of [['loss', 'amt-mean'], ...(held.length ? [['loss on held-out pictures', 'amt-held'], ...(view.best ? [[`lowest, step ${view.best}`, 'amt-best']] : [])] : [])]) {
+    for (const [text, cls] of [['loss', 'amt-mean'], ...(held.length ? [['validation loss', 'amt-held'], ...(view.best ? [[`lowest, step ${view.best}`, 'amt-best']] : [])] : [])]) {
       if (cls === 'amt-best') draw('circle', { cx: at + 9, cy: 10, r: 5, class: cls }, chart)
       else draw('line', { x1: at, x2: at + 18, y1: 10, y2: 10, class: cls }, chart)
       draw('text', { x: at + 24, y: 14, class: 'amt-label' }, chart, text)
