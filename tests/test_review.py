@@ -162,6 +162,11 @@ def test_words_filters_and_many_captions(person):
     person.see(lambda: 'would change 22 of 24' in person.text('preview'))
     assert page.inner_text('.amr-preview del >> nth=0').strip() == 'a' and page.inner_text('.amr-preview ins >> nth=0').strip() == 'an ink'
     assert not any('ink' in o['text'] for o in on_disk(person.folder).values())          # nothing yet
+    page.fill('.amr-search', 'cat')
+    person.see(lambda: ' of 3 ' in person.text('count') and not page.is_visible('text=change 22 captions'))     # what was previewed is no longer what would change
+    page.fill('.amr-search', '')
+    person.see(lambda: ' of 24 ' in person.text('count'))
+    page.click('.amr-panel >> text=preview')
     page.click('text=change 22 captions')
     person.see(lambda: sum('an ink drawing' in o['text'] for o in on_disk(person.folder).values()) == 22)
     person.press('Escape', 'u')

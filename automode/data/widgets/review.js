@@ -110,7 +110,7 @@ function render({ model, el }) {
     let kind
     for (const [which, word, n] of all) {
       if (which !== kind) make('div', 'amr-kind', panels.words, kind = which)
-      const one = button(panels.words, word, `show the captions with it${words.has(word) ? ' no longer only' : ''}`, () => { words.has(word) ? words.delete(word) : words.add(word); filter(); ask('words') })
+      const one = button(panels.words, word, `show the captions with it${words.has(word) ? ' no longer only' : ''}`, () => { words.has(word) ? words.delete(word) : words.add(word); filter() })
       one.classList.add('amr-chip')
       one.setAttribute('aria-pressed', words.has(word))
       make('small', '', one, ` ${n}`)
@@ -284,7 +284,7 @@ function render({ model, el }) {
 
   function update() {
     view = model.get('view')
-    if (view.version !== version) { version = view.version; for (const n of rows.keys()) if (n >= view.shown) rows.delete(n); if (!panels.words.hidden) ask('words') }
+    if (view.version !== version) { version = view.version; for (const n of rows.keys()) if (n >= view.shown) rows.delete(n); if (!panels.words.hidden) ask('words'); stale() }
     for (const row of rows.values()) if (view.touched && row.name === view.touched.name) Object.assign(row, view.touched)
     const moved = view.name !== current
     if (moved || (same(editor.value, saved) && !same(view.text, saved))) { clearTimeout(waiting); editor.value = saved = view.text }
