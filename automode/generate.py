@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['open_base', 'find_lora', 'put_lora', 'switch_lora', 'load_pipeline', 'unread', 'draw_batch', 'parameters_text',
-           'save_picture', 'generate', 'sheet', 'compare']
+           'save_picture', 'drawing_settings', 'generate', 'sheet', 'compare']
 
 # %% ../nbs/08_generate.ipynb #4fc71b89
 import re, warnings
@@ -78,7 +78,7 @@ def put_lora(
         with loading(found, 'LoRA'): pipeline.load_lora_weights(found, adapter_name='lora', use_safetensors=True)
         if not pipeline.get_list_adapters(): raise Problem(f"the LoRA '{lora}' does not fit this base; give another --base")
         pipeline.set_adapters(['lora'], [lora_scale])
-    pipeline.drawn_with |= dict(lora=found, lora_scale=lora_scale, lora_hash=info.get('sshs_model_hash'))
+    pipeline.drawn_with |= dict(lora=found, lora_scale=lora_scale, lora_hash=info.get('sshs_model_hash'), lora_on=True)
     return pipeline
 
 def switch_lora(
@@ -86,6 +86,7 @@ def switch_lora(
     on:bool, # With the LoRA?
 ) -> None:
     "Switch the LoRA of `pipeline` on or off"
+    if hasattr(pipeline, 'drawn_with'): pipeline.drawn_with['lora_on'] = on
     if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(on)
     elif on: pipeline.enable_lora()
     else: pipeline.disable_lora()
@@ -152,13 +153,13 @@ def parameters_text(
 ) -> str: # The field's `parameters` text
     "How `image` was made, in the words that A1111 and its relatives read"
     made = getattr(pipeline, 'drawn_with', {})
-    lora, kind = made.get('lora'), type(pipeline.scheduler).__name__.removesuffix('Scheduler')
+    lora, kind = made.get('lora') if made.get('lora_on') else None, type(pipeline.scheduler).__name__.removesuffix('Scheduler')
     lines = [prompt + (f" <lora:{Path(lora).stem}:{made['lora_scale']:g}>" if lora else '')]
     if settings.get('negative_prompt'): lines.append(f"Negative prompt: {settings['negative_prompt']}")
     last = {'Steps': settings['num_inference_steps'], 'Sampler': _samplers.get(kind, kind),
             'CFG scale': settings['guidance_scale'], 'Seed': seed, 'Size': f'{image.width}x{image.height}',
             'Model': Path(made.get('base', 'unknown')).name}
-    if made.get('lora_hash'): last['Lora hashes'] = f'"{lora.stem}: {made["lora_hash"][:12]}"'
+    if lora and made.get('lora_hash'): last['Lora hashes'] = f'"{lora.stem}: {made["lora_hash"][:12]}"'
     last['Version'] = f'automode {__version__}'
     return '\n'.join([*lines, ', '.join(f'{k}: {v}' for k, v in last.items())])
 
@@ -187,7 +188,7 @@ def _made_by(path:Path) -> str|None: # None when it cannot be read
     except OSError: return None
 
 # %% ../nbs/08_generate.ipynb #fda88c40
-def _settings(
+def drawing_settings(
     pipeline:DiffusionPipeline, # A pipeline to draw with
     **asked, # `num_inference_steps`, `guidance_scale`, `negative_prompt`, `resolution`
 ) -> dict: # What to pass on to `draw_batch`
@@ -224,8 +225,8 @@ def generate(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or num_images < 1: raise Problem('there is nothing to draw; give a prompt, and 1 or more pictures')
     pipeline = pipeline or load_pipeline(base, lora, lora_scale, device, dtype, prediction_type)
-    settings = _settings(pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
-                         negative_prompt=negative_prompt, resolution=resolution)
+    settings = drawing_settings(pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                                negative_prompt=negative_prompt, resolution=resolution)
     for o in prompts:
         if rest := unread(pipeline, o):
             warnings.warn(f"the prompt is too long for this model; '{rest}' is not read", stacklevel=2)

@@ -308,9 +308,10 @@ def wrap_text(
 def data_uri(
     image:Image.Image, # An RGB picture
     size:int=96, # Longest edge of the thumbnail in pixels
+    quality:int=85, # Of the JPEG, 1 to 95
 ) -> str: # `data:image/jpeg;base64,…`, for `<img src>`
     "A small copy of `image`, as text that a page can hold"
     small, file = image.copy(), io.BytesIO()
     small.thumbnail((size, size), Image.Resampling.LANCZOS)
-    small.save(file, 'JPEG', quality=85)
+    small.save(file, 'JPEG', quality=quality)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()

@@ -51,10 +51,11 @@ def is_skipped(cell, flags=()):
     return bool(found.keys() & (set(get_config().tst_flags.split()) - set(flags)))
 
 def tidy_outputs(cell):
-    "Drop what a page cannot show (live widgets) and what a terminal would have overwritten (progress)"
+    "Drop what a page cannot show (live widgets), what it has already (a picture as JPEG too) and what a terminal would have overwritten (progress)"
     kept = []
     for output in cell.get('outputs', []):
         data = output.get('data', {})
+        if 'image/png' in data: data.pop('image/jpeg', None)
         if data.pop('application/vnd.jupyter.widget-view+json', None) and 'text/html' not in data: continue
         if 'text' in output:
             output.text = '\n'.join(re.sub(r'\x1b\[[0-9;]*[A-Za-z]', '', line.rstrip('\r').split('\r')[-1])
