@@ -111,13 +111,13 @@ def test_nothing_is_lost_with_the_page_and_the_kernel(person, lab):
 def test_captions_are_text(person):
     person.page.fill('.amr-search', 'onerror')
     person.see(lambda: person.text('count').startswith('1 of 1'))
-    assert person.page.input_value('.amr-editor') == HOSTILE
+    assert person.page.input_value('.am-editor') == HOSTILE
     person.see(lambda: person.page.inner_text('.amr-line').startswith('<img src=x'))
 
 def test_another_writer_is_noticed(person):
     name = person.at
     Review(person.folder).write(name, 'written elsewhere')
-    person.see(lambda: person.page.input_value('.amr-editor') == 'written elsewhere')
+    person.see(lambda: person.page.input_value('.am-editor') == 'written elsewhere')
     assert 'somebody else' in person.text('message')
 
 def test_a_conflict_is_shown_and_decided(person):
@@ -205,7 +205,7 @@ def test_the_page_and_the_kernel_are_begun_again(person, lab):
     urllib.request.urlopen(urllib.request.Request(f'{address}/api/kernels/{kernel}/restart?token=t', b'', method='POST'))
     page.keyboard.type(', and after')                                                     # nobody hears this, and the widget says so
     page.wait_for_selector('.amr-silent:visible', timeout=30_000)
-    assert page.input_value('.amr-editor') == 'kept over both, and after'
+    assert page.input_value('.am-editor') == 'kept over both, and after'
     page.reload()
     page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
     run_cells(page)
@@ -224,6 +224,6 @@ def test_it_can_be_read_on_every_screen(person, request):
         page.wait_for_selector(f'{seen}:visible')
         page.wait_for_timeout(300)
         keep_picture(page, f"review-{request.node.callspec.id.replace(' ', '-')}-{n}")
-    for part in ('.amr-line', '.amr-small', '.amr-count', '.amr-editor', '.amr-select', '.am-button', '.amr-name', '.amr-keys span', '.amr-label'): assert contrast(page, part) > 4.5, part
+    for part in ('.amr-line', '.amr-small', '.amr-count', '.am-editor', '.am-select', '.am-button', '.amr-name', '.amr-keys span', '.am-label'): assert contrast(page, part) > 4.5, part
     box = page.evaluate("(() => { const o = document.querySelector('.amr'); return [o.scrollWidth, o.clientWidth, o.clientHeight] })()")
     assert box[0] <= box[1] + 1 and box[1] > 700, box

@@ -14,25 +14,6 @@ const CHANGES = [['replace', 'find and replace'], ['prefix', 'put before'], ['su
 const same = (a, b) => a.trim().split(/\s+/).join(' ') === b.trim().split(/\s+/).join(' ')
 const many = (n, thing) => `${n} ${thing}${n === 1 ? '' : 's'}`
 
-function select(parent, label, options, act) {
-  const el = make('select', 'amr-select', parent)
-  el.setAttribute('aria-label', label)
-  for (const [value, text] of options) make('option', '', el, text).value = value
-  el.addEventListener('change', () => act(el.value))
-  return el
-}
-
-function input(parent, label, type, act) {
-  const whole = make('label', 'amr-label', parent)
-  const el = make('input', `amr-input amr-${type}`, null)
-  el.type = type
-  if (type === 'checkbox') whole.append(el, label)
-  else { el.placeholder = label; el.setAttribute('aria-label', label); whole.append(el) }
-  if (type === 'number') el.step = 'any'
-  el.addEventListener('input', act)
-  return el
-}
-
 function render({ model, el }) {
   const root = make('div', 'am amr', el)
   root.tabIndex = 0
@@ -58,7 +39,7 @@ function render({ model, el }) {
   const order = select(top, 'Order', [['score', 'worst first'], ['name', 'by name'], ['length', 'by length'], ['status', 'by status']], sort)
   const turned = button(top, '↓', 'the other way round', () => sort(order.value, !view.reverse))
   const status = select(top, 'Show', [['', 'all'], ['uncaptioned', 'without a caption'], ['auto', 'not looked at'], ['edited', 'edited'], ['accepted', 'accepted'], ['excluded', 'left out']], filter)
-  const search = make('input', 'amr-input amr-search', top)
+  const search = make('input', 'am-input amr-search', top)
   search.type = 'search'
   search.placeholder = 'words in the caption'
   search.setAttribute('aria-label', 'Words in the caption')
@@ -153,7 +134,7 @@ function render({ model, el }) {
   const picture = make('img', 'amr-picture', main)
   picture.alt = ''
   const name = make('div', 'amr-name', main)
-  const editor = make('textarea', 'amr-editor', main)
+  const editor = make('textarea', 'am-editor', main)
   editor.rows = 3
   editor.placeholder = 'no caption yet'
   editor.setAttribute('aria-label', 'Caption')
@@ -173,7 +154,7 @@ function render({ model, el }) {
   button(buttons, 'other captions', 'ask the captioner again (c)', others)
   const other = make('div', 'amr-others', main)
   other.hidden = true
-  const begin = make('input', 'amr-input amr-begin', other)
+  const begin = make('input', 'am-input amr-begin', other)
   begin.placeholder = 'beginning of the caption, or a request; empty: as before'
   begin.setAttribute('aria-label', 'Prompt of the captioner')
   const again = button(other, 'ask again', 'ask the captioner (Enter)', () => {

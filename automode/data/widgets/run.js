@@ -31,7 +31,7 @@ function render({ model, el }) {
   const top = make('div', 'amt-top', root)
   const name = make('b', '', top), state = make('span', 'amt-state', top)
   const stop = button(top, 'stop', 'end this step, keep a checkpoint, and stop; the same call goes on from there', () => { asked = true; model.send({ do: 'stop' }); update() })
-  const bar = make('div', 'amt-bar', root), done = make('div', 'amt-filled', bar)
+  const bar = make('div', 'am-bar', root), done = make('div', 'am-filled', bar)
   bar.setAttribute('role', 'progressbar')
   const facts = make('div', 'amt-facts', root)
   const body = make('div', 'amt-body', root)
