@@ -249,7 +249,7 @@ def fit_image(
 # %% ../nbs/01_images.ipynb #fd5b5dd4
 def to_pixel_values(
     image:Image.Image, # An RGB picture
-) -> 'torch.Tensor': # Shape (3, height, width), from -1 to 1
+) -> Any: # Tensor of shape (3, height, width), from -1 to 1
     "The numbers that a vae is given"
     import torch
     return torch.from_numpy(np.array(image.convert('RGB'), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
