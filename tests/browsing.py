@@ -64,17 +64,22 @@ def run_cells(page, cells=1):
 
 def open_notebook(lab, browser, name, *cells, size=(1366, 768), theme='JupyterLab Light'):
     "A page with a notebook whose cells have been run, and what the page has complained of"
-    folder, address = lab
-    set_up(address, theme)
     nb = nbformat.v4.new_notebook(metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3')))
     nb.cells = [nbformat.v4.new_code_cell(o) for o in cells]
+    page, complaints = open_page(lab, browser, name, nb, size, theme)
+    run_cells(page, len(cells))
+    return page, complaints
+
+def open_page(lab, browser, name, nb, size=(1366, 768), theme='JupyterLab Light'):
+    "A page with a notebook of which nothing was run, and what the page has complained of"
+    folder, address = lab
+    set_up(address, theme)
     nbformat.write(nb, folder/f'{name}.ipynb')
     page, complaints = browser.new_page(viewport=dict(width=size[0], height=size[1])), []
     page.on('console', lambda o: complaints.append(o.text) if o.type == 'error' else None)
     page.on('pageerror', lambda o: complaints.append(str(o)))
     page.goto(f'{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=t')
     page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
-    run_cells(page, len(cells))
     return page, complaints
 
 def contrast(page, selector):
