@@ -7,13 +7,14 @@ __all__ = ['DEMO_THINGS', 'choose_prompts', 'run', 'demo', 'lora_learning_rate',
            'dreambooth']
 
 # %% ../nbs/12_auto.ipynb #d632cfff
-import time
+import shutil, time
 from pathlib import Path
 
 import torch
 from fastcore.meta import delegates
 
 from .caption import caption_folder
+from .card import write_card
 from .config import choose_learning_rate
 from .core import Problem, find_model, pick_device, read_json
 from .dataset import REJECTED, Dataset
@@ -50,6 +51,8 @@ def _draw_and_report(
 ) -> None:
     "Draw the same prompts and seeds without and with the LoRA, and write the page"
     compare(prompts, run.config['base'], run.lora, seed=seed, out=out/'before_after.png', device=device, **settings)
+    shutil.copyfile(out/'before_after.png', run.folder/'before_after.png')
+    write_card(run.folder)
     write_report(out)
 
 # %% ../nbs/12_auto.ipynb #bcc64c7c
@@ -182,6 +185,7 @@ def dreambooth(
         log_every_steps=1 if flags['debug'] else 10, device=device)
     compare(choose_prompts([], token, class_word), model, finished.lora, seed=flags['seed'],
             out=finished.folder/'before_after.png', device=device)
+    write_card(finished.folder)
     return finished
 
 # %% ../nbs/12_auto.ipynb #62164d9c

@@ -225,8 +225,8 @@ def usage_section(
 ) -> str: # HTML
     "The lines that use the LoRA, and where the programs of the field want the file"
     place = str(find_model(base, 'base')) if base == 'starter' else base
-    python = ('from diffusers import StableDiffusionPipeline\n\n'
-              f'pipeline = StableDiffusionPipeline.from_pretrained({place!r})\n'
+    python = ('import torch\nfrom diffusers import DiffusionPipeline\n\n'
+              f'pipeline = DiffusionPipeline.from_pretrained({place!r}, dtype=torch.float32)\n'
               f'pipeline.load_lora_weights({lora.as_posix()!r})          # this line uses the LoRA\n'
               f'pipeline({prompt!r}).images[0].save("new.png")')
     command = shlex.join(['automode', 'generate', '--base', base, '--lora', lora.as_posix(), '--prompt', prompt,
