@@ -63,7 +63,7 @@ Other programs' forms are imports and exports: [`convert`](../03_convert.ipynb).
 ## Modules
 
 A module is written, explained, shown and tested in one notebook, and may import only from modules whose notebook comes before its own. So a newcomer finds any line by asking which step it belongs to.
-What changes a model or a file is thin; what decides is plain functions. Models are loaded in one place, and captions are looked over without loading any.
+The modules for pictures, datasets, captions under review and the command load no PyTorch when they are imported.
 
 | module | what it does |
 |---|---|''')
