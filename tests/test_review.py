@@ -83,6 +83,16 @@ def test_keys_do_what_they_say(person):
     person.see(lambda: person.text('count').startswith('1 of 2 (24 in all)'))
     assert len(person.page.query_selector_all('.jp-Notebook .jp-Cell')) == cells
 
+def test_the_next_without_a_caption(person):
+    person.page.select_option('.am-select >> nth=0', 'name')
+    person.see(lambda: 'style_01.png' in person.page.inner_text('.amr-row >> nth=0'))
+    person.page.click('.amr-row >> nth=0')
+    person.see(lambda: person.at == 'style_01.png')
+    person.press('n')
+    person.see(lambda: person.at == 'style_04.png')
+    person.press('n')
+    person.see(lambda: 'none further down' in person.text('message'))
+
 def test_what_was_typed_stays_with_its_picture(person):
     name = person.at
     person.press('e')
