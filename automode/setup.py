@@ -6,6 +6,7 @@
 __all__ = ['make_accelerator', 'complete', 'describe', 'kept_folder', 'add_class_pictures', 'shard', 'encode_all', 'aside_folder']
 
 # %% ../nbs/07_setup.ipynb #ec63cfca
+import os
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Sequence
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
@@ -29,6 +31,16 @@ from .optim import check_optimizer
 from .run import Plan, Run, check_same_run, keep_samples_a_step, take_from
 
 # %% ../nbs/07_setup.ipynb #5b8fa959
+def _forget_another(
+    precision:str, # `no`, `fp16`, `bf16`
+    on_cpu:bool, # Is a GPU left alone?
+) -> None:
+    "accelerate keeps the device and the precision of the first run in a process; the next one may want others"
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1 or not AcceleratorState._shared_state: return
+    before = AcceleratorState()
+    if precision in ('no', 'fp16', 'bf16') and (before.mixed_precision, before.device.type == 'cpu') != (precision, on_cpu):
+        AcceleratorState._reset_state(reset_partial_state=True)
+
 def make_accelerator(
     device:str|None=None, # `cpu` to leave a GPU alone
     mixed_precision:str|None=None, # `no`, `fp16`, `bf16`; None picks by the device
@@ -42,6 +54,7 @@ def make_accelerator(
     precision = mixed_precision or (names[pick_dtype('cuda')] if on_gpu else 'no')
     if log_with and not find_spec(log_with): raise Problem(f"{log_with} is not installed; pip install {log_with}")
     on_cpu = device == 'cpu' or not torch.accelerator.is_available()
+    _forget_another(precision, on_cpu)
     try: return Accelerator(mixed_precision=precision, cpu=on_cpu, log_with=log_with, project_dir=folder)
     except ValueError as e:
         raise Problem(f"mixed_precision '{mixed_precision}' cannot be used here ({e}); say no, fp16 or bf16") from None
