@@ -162,7 +162,7 @@ def fill_in(
     "Choose what the user left open"
     import torch
     from automode.optim import usual_learning_rate, usual_lr_scheduler
-    num_weights = sum(p.numel() for p in base.unet.parameters())
+    num_weights = base.unet.num_parameters()                  # two of `nf4` are in one number
     memory = torch.cuda.get_device_properties(base.device).total_memory / 2**30 if base.device.type == 'cuda' else None
     if config.resolution is None: config.resolution = base.resolution
     if config.batch_size is None: config.batch_size = choose_batch_size(num_images, num_weights, memory)

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from .adapters import add_adapter
 from .fast import speed_up
 from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
+from .models import at_once
 
 # %% ../nbs/07_estimate.ipynb #c8a6decb
 class Memory(NamedTuple):
@@ -54,12 +55,22 @@ def _computer_memory(
         total, free = top, min(free, top - used + (0 if files == float('inf') else files))
     return Memory(max(0, min(free, total)), total)
 
+def _gpu_memory(
+    device:torch.device, # A GPU of NVIDIA's or AMD's
+) -> Memory: # What PyTorch has taken and not given out is free as well
+    "The memory of a GPU, or as much of it as this process may use"
+    free, total = torch.cuda.mem_get_info(device)
+    used, taken = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    number = torch.cuda.current_device() if device.index is None else device.index
+    share = getattr(torch.cuda, 'get_per_process_memory_fraction', lambda number: 1.)(number)
+    return Memory(float(max(0, min(free + taken, share * total) - used)), float(share * total))
+
 def available_memory(
     device, # A `torch.device` or its name
 ) -> Memory|None: # None where it cannot be told
     "Free and total memory of a device"
     device = torch.device(device)
-    if device.type == 'cuda': return Memory(*map(float, torch.cuda.mem_get_info(device)))
+    if device.type == 'cuda': return _gpu_memory(device)
     if device.type == 'mps':
         total = torch.mps.recommended_max_memory()
         return Memory(total - torch.mps.driver_allocated_memory(), total)
@@ -88,13 +99,15 @@ class Job:
     ema:bool=False # Keep averaged weights?
     quantize:str|None=None # What the unet will be held in, where it is not yet: `nf4` or `int8`
     pictures:int=0 # Pictures to encode, mirrored ones too
-    encode_batch:int=8 # Pictures that are encoded at a time
+    encode_batch:int|None=None # Pictures that are encoded at a time; None takes as many as `07_latents` does
     cached:int=0 # Bytes of encoded pictures and prompts that stay on the device
     validation:int=0 # Pictures that are predicted for validation, over the whole run
     samples:int=0 # Predictions for drawing: pictures times inference steps, times two with guidance
     device:torch.device|str|None=None # Where it will run; None takes where the unet is
 
-    def __post_init__(self): self.device = torch.device(self.device or next(self.unet.parameters()).device)
+    def __post_init__(self):
+        self.device = torch.device(self.device or next(self.unet.parameters()).device)
+        self.encode_batch = self.encode_batch or at_once((self.resolution,)*2)
     def count(self) -> Step:
         "Count a step with one picture"
         return count_step(self.unet, self.latent_size, self.tokens, None, self.pooled_width, self.learning,
@@ -272,7 +285,7 @@ def out_of_memory_advice(
 ) -> str: # One sentence
     "What to change after memory ran out"
     job, limit = found.job, .85 * found.peak
-    if memory: limit = min(limit, .95 * memory)
+    if memory: limit = min(limit, .85 * memory)              # an allocator leaves gaps, and libraries want their part
     pictures = f'{job.batch_size} picture{"s" * (job.batch_size > 1)} of {job.resolution} pixels'
     return (f'memory ran out with {pictures} at a time, which needs about {_gb(found.peak)}; '
             f'{_say_changes(settings_that_fit(found, limit))}')

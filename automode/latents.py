@@ -23,7 +23,7 @@ from .cache import Store, digest_file, digest_weights, make_key
 from .core import Problem, progress
 from .examples import Example, training_image, training_mask
 from .images import crop_box, to_pixel_values
-from .models import BaseModel, Encoded, encode_images, encode_prompts, tokenize
+from .models import BaseModel, Encoded, at_once, encode_images, encode_prompts, tokenize
 
 # %% ../nbs/07_latents.ipynb #a01cbbd1
 def mask_values(
@@ -79,13 +79,13 @@ def _encode(
     base:BaseModel, # Its vae is used
     examples:Sequence[Example], # Pictures with their buckets
     flip:bool, # Mirrored ones too?
-    batch_size:int, # Pictures at a time
+    batch_size:int, # Pictures at a time, at the most
 ) -> Iterator[tuple[int,dict[str,torch.Tensor]|str]]: # Numbers, with what `_encode_batch` gives
     "Encode pictures of any sizes, one bucket after the other"
     order = sorted(range(len(examples)), key=lambda o: examples[o].bucket)
     ready = _ahead(lambda o: (o, _prepare(examples[o], base.vae_scale)), order, 2*batch_size)
-    for _, same in groupby(progress(ready, 'encoding pictures', total=len(order)), key=lambda o: examples[o[0]].bucket):
-        while batch := list(islice(same, batch_size)): yield from _encode_batch(base, batch, flip)
+    for bucket, same in groupby(progress(ready, 'encoding pictures', total=len(order)), key=lambda o: examples[o[0]].bucket):
+        while batch := list(islice(same, min(batch_size, at_once(bucket)))): yield from _encode_batch(base, batch, flip)
 
 # %% ../nbs/07_latents.ipynb #c35bbe38
 def _picture_key(
