@@ -11,6 +11,7 @@ import math, os, shutil, signal, time
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import clear_frames
 from typing import Iterator
 
 import torch
@@ -21,6 +22,7 @@ from psutil import Process
 from safetensors.torch import load_file, save as to_safetensors
 
 from .cache import clean_cache
+from .card import write_card
 from .config import TrainConfig
 from .core import Problem, append_row, progress, write_json, write_whole, writing
 from .dataset import Dataset
@@ -34,7 +36,8 @@ from .monitor import Validation, draw_samples, is_sharded
 from .run import Plan, Run, check_same_run, make_plan, start_run, tell_step
 from .run_widget import show_live
 from .setup import add_class_pictures, aside_folder, complete, describe, encode_all, kept_folder, make_accelerator, shard
-from .step import NotFinite, Trainer
+from .step import NotFinite, Trainer, same_bits
+from .workflow import save_workflow
 
 # %% ../nbs/07_train.ipynb #cfe9d18f
 class Stopped(KeyboardInterrupt):
@@ -286,7 +289,7 @@ def describe_job(
     base, cache, config, accelerator = trainer.base, trainer.cache, trainer.config, trainer.accelerator
     steps, pooled = config.max_train_steps - trainer.done, cache.encoded and cache.encoded.pooled
     tensors = [*cache.mean, *cache.std, *[o for o in cache.encoded or () if o is not None]]
-    autocast = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
+    half = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
     asked = validation.num * (steps // config.validate_every_steps + 1) if validation and config.validate_every_steps else 0
     drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
     size = max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod)
@@ -294,7 +297,8 @@ def describe_job(
                class_pictures=trainer.class_order is not None, vae=base.vae,
                text_encoders=tuple(base.text_encoders.values()), train_text_encoder=config.train_text_encoder,
                tokens=cache.input_ids.shape[-1], pooled_width=None if pooled is None else pooled.shape[-1],
-               checkpointing=config.gradient_checkpointing, autocast=autocast, optimizer=config.optimizer,
+               checkpointing=config.gradient_checkpointing, autocast=half if trainer.autocast == accelerator.autocast else None,
+               optimizer=config.optimizer,
                ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
                cached=sum(o.nbytes for o in tensors if o.device.type == accelerator.device.type))
 
@@ -317,16 +321,22 @@ def finish(
     accelerator = trainer.accelerator
     counts = accelerator.is_main_process and not is_sharded(trainer.base)          # a part of a unet cannot be counted
     needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
-    if needs: print(needs.describe(room_for(needs.job.device, trainer.base.unet)))
+    room = needs and room_for(needs.job.device, trainer.base.unet)
+    if needs: print(needs.describe(room))
+    if room and 1.5 * needs.peak > room.free: trainer.replaying = False      # a recording keeps its memory while pictures are drawn
     try:
-        with keep_freed_memory(), show_live(plan.folder, accelerator.is_main_process) as shown:
+        with keep_freed_memory(), same_bits(accelerator.device), show_live(plan.folder, accelerator.is_main_process) as shown:
             run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan), shown), plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
-        raise Problem(out_of_memory_advice(needs) if needs
-                      else 'memory ran out; use a smaller --batch_size or --resolution') from e
-    if accelerator.is_main_process: trainer.export(plan)
+        clear_frames(e.__traceback__)                        # a notebook keeps the error, and with it what did not fit
+        raise Problem(out_of_memory_advice(needs, room and room.free) if needs
+                      else 'memory ran out; use a smaller --batch_size or --resolution') from None
+    finally: trainer.replays.clear()                         # their memory goes back, also when a notebook keeps the error
+    if accelerator.is_main_process:
+        save_workflow(trainer.export(plan))
+        write_card(plan.folder, sample_prompts(plan))
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
     accelerator.wait_for_everyone()
@@ -391,6 +401,11 @@ def train(
         accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")
         return Run(plan.folder)
     with only_run(plan, accelerator):
-        trainer, validation = set_up(plan, base, accelerator)
+        try: trainer, validation = set_up(plan, base, accelerator)
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e): raise
+            clear_frames(e.__traceback__)
+            raise Problem('memory ran out before the first step, while the base was loaded and the pictures were encoded; '
+                          'close other programs, or give a smaller --resolution or --quantize nf4') from None
         finish(trainer, plan, validation)
     return Run(plan.folder)
