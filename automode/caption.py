@@ -204,7 +204,7 @@ def choose_batch_size(self:CaptionRun) -> int: # Pictures
     rows, names = {o['file_name']: o for o in self.dataset}, self.names if share >= 200 else []
     for (row, image), in open_ahead(self.dataset, [[rows[o]] for o in names], find_prepare(self.captioner), ahead=0):
         if isinstance(image, BadImage): continue
-        return find_batch_size(self.captioner, image, self.prompt, **self.call_settings())
+        return find_batch_size(self.captioner, image, self.prompt, max(16, share//8), **self.call_settings())
     return min(16, share)
 
 # %% ../nbs/04_caption.ipynb #5305355b

@@ -134,11 +134,23 @@ def draw_batch(
     def step_done(pipeline, step, timestep, values):
         if bar is not None and step < num_inference_steps: bar.update(len(jobs))
         return values
-    negative = settings.pop('negative_prompt', '') or None
+    negative, generators = settings.pop('negative_prompt', '') or None, [make_generator(o) for _, o in jobs]
     with torch.inference_mode(), quiet():
-        return pipeline(prompt=[o for o, _ in jobs], generator=[make_generator(o) for _, o in jobs],
+        return pipeline(prompt=[o for o, _ in jobs], generator=generators, latents=_noise(pipeline, generators, **settings),
                         num_inference_steps=num_inference_steps, negative_prompt=negative and [negative]*len(jobs),
                         callback_on_step_end=step_done, **settings).images
+
+def _noise(
+    pipeline:DiffusionPipeline, # A pipeline to draw with
+    generators:list[torch.Generator], # One for each picture
+    width:int|None=None, # In pixels; None is what the model was trained at
+    height:int|None=None, # In pixels
+    **others, # Other settings
+) -> torch.Tensor: # Where the pictures begin
+    "What the pipeline would draw by itself in float32: in half precision it would draw other noise, and so another picture"
+    unet, scale = pipeline.unet, pipeline.vae_scale_factor
+    height, width = (o//scale if o else unet.config.sample_size for o in (height, width))
+    return torch.cat([torch.randn(1, unet.config.in_channels, height, width, generator=o) for o in generators]).to(unet.dtype)
 
 # %% ../nbs/08_generate.ipynb #4f7f233f
 _samplers = dict(DDIM='DDIM', PNDM='PLMS', EulerDiscrete='Euler', EulerAncestralDiscrete='Euler a',
