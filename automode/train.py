@@ -409,3 +409,5 @@ def train(
                           'close other programs, or give a smaller --resolution or --quantize nf4') from None
         finish(trainer, plan, validation)
     return Run(plan.folder)
+
+train.__delwrap__ = TrainConfig # Where the settings are told what they mean
