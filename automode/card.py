@@ -177,8 +177,6 @@ def _usage_section(
     base = config['base']
     found = find_model(base, 'base')
     own = isinstance(found, Path) and base != 'starter'
-    flow = lora.with_name(f'{lora.stem}.comfyui.json')
-    graph = f', or drop {as_code(flow.name)} on its page' if flow.exists() else ''
     note = f"\n\n{as_code(found.resolve().name)} is the base on the disk of whoever trained this; put in where you have it." if own else ''
     if base == 'starter': note = '\n\nThe base ships with automode.'
     return f'''In diffusers:
@@ -186,7 +184,7 @@ def _usage_section(
 {as_block(usage_lines(lora, base, prompt), 'python')}{note}
 
 In **A1111** copy {as_code(lora.name)} to `models/Lora` and write {as_code(f'<lora:{lora.stem}:1>')} in the prompt. In **ComfyUI** copy it to `models/loras` and put a *Load LoRA* node
-behind the checkpoint{graph}. It fits the base that it was trained on, and close relatives of that.'''
+behind the checkpoint. It fits the base that it was trained on, and close relatives of that.'''
 
 def _licence_section(
     base:str, # Base model, as the user named it
