@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['commands', 'command', 'given', 'look_first', 'PlainOutput', 'read_reasons', 'close', 'close_run', 'least_sure',
-           'caption', 'check', 'captions', 'convert', 'train', 'generate', 'lora', 'run', 'demo', 'dreambooth',
-           'sentence', 'overview', 'run_command', 'main']
+           'caption', 'check', 'captions', 'convert', 'train', 'generate', 'lora', 'push', 'run', 'demo', 'dreambooth',
+           'command_parser', 'flag_words', 'completion', 'sentence', 'overview', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #6abb0952
 import os, signal, sys, warnings
@@ -14,7 +14,7 @@ from typing import Callable, Iterable
 
 from . import __version__
 from .core import Problem, find_model, make_printable, read_rows
-from .flags import Place, make_parser
+from .flags import Parser, Place, make_parser
 
 # %% ../nbs/13_cli.ipynb #a0221015
 commands = {}
@@ -344,6 +344,20 @@ def lora(
     if base is None: return print(tools.merge([lora, *(with_ or [])], out, numbers, dtype))
     print(tools.merge_into(base, [lora, *(with_ or [])], out, numbers, dtype))
 
+# %% ../nbs/13_cli.ipynb #6a01e364
+@command("""automode push run me/tiantian-lora --dry_run
+  automode push run me/tiantian-lora --private""", 'the hub has nothing new; the same command sends it')
+def push(
+    run:str, # Folder of a finished run
+    repo:str, # Where to on the Hugging Face hub, as USER/NAME
+    private:bool=False, # To be seen by its owner alone
+    dry_run:bool=False, # Say what would be sent and where, and send nothing
+    with_captions:bool=False, # Leave the captions of the training in the LoRA file
+) -> None:
+    "Send a LoRA, its card and its pictures to the Hugging Face hub; first it says exactly what"
+    from automode.push import push as send
+    if address := send(**given(locals(), 'send')): print(f'Open {address}')
+
 # %% ../nbs/13_cli.ipynb #8486dc70
 @command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there',
          settings=True)
@@ -404,6 +418,38 @@ def dreambooth(
     from automode.auto import dreambooth as run_dreambooth
     run_dreambooth(**given(locals(), 'run_dreambooth'))
 
+# %% ../nbs/13_cli.ipynb #7b55201b
+def command_parser(
+    name:str, # Of a command
+) -> Parser: # Its parser
+    "Make the parser of a command"
+    function, example, _, settings = commands[name]
+    if settings: from automode.config import TrainConfig as settings
+    return make_parser(function, f'automode {name}', example, settings or None)
+
+def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and its name
+    "What flags take, where that is a short list"
+    from automode.config import KINDS
+    from automode.convert import formats
+    from automode.edits import EXISTING
+    from automode.rows import STATUSES
+    return KINDS | {
+        'optimizer': ('adamw', 'adamw8bit', 'prodigy', 'schedule-free', 'adafactor', 'lion', 'sgd'), 'device': ('cpu', 'cuda', 'mps'),
+        'dtype': ('float32', 'float16', 'bfloat16'), 'convert to': tuple(k for k, o in formats.items() if o.write), 'convert from': tuple(formats),
+        'caption_extension': ('.txt', '.caption'), 'lora action': ('info', 'convert', 'resize', 'merge'), 'lora to': ('kohya', 'diffusers'),
+        'existing': tuple(EXISTING), 'where_status': STATUSES, 'completion shell': ('bash', 'zsh', 'fish')}
+
+# %% ../nbs/13_cli.ipynb #75c725de
+@command("""automode completion bash > ~/.local/share/bash-completion/completions/automode
+  source <(automode completion bash)        # or this line in ~/.bashrc; zsh: the same with zsh, in ~/.zshrc
+  automode completion fish > ~/.config/fish/completions/automode.fish""", 'nothing was changed')
+def completion(
+    shell:str, # bash, zsh or fish
+) -> None:
+    "Print a script that lets Tab complete the commands, their flags and what these take"
+    from automode.completion import completion_script
+    print(completion_script(shell, {o: command_parser(o) for o in commands}, flag_words()), end='')
+
 # %% ../nbs/13_cli.ipynb #9245b556
 _mendable = {'No space left': 'free some space, or give another folder with --out',
              'Disk quota': 'free some space, or give another folder with --out',
@@ -437,7 +483,8 @@ def overview() -> str: # For the terminal
     examples = '\n'.join(f'  {commands[o][1].splitlines()[0]}' for o in ('demo', 'run', 'caption', 'check', 'train', 'generate'))
     return ('usage: automode COMMAND [flags]\n\nFrom a folder of pictures to a LoRA you can use.\n\n'
             f'commands:\n{rows}\n\nexamples:\n{examples}\n\n'
-            f'automode COMMAND --help lists the flags of a command; automode --version says {__version__}.\n')
+            f'automode COMMAND --help lists the flags of a command; automode --version says {__version__}.\n'
+            'To complete them with Tab: source <(automode completion bash), or zsh, or fish.\n')
 
 # %% ../nbs/13_cli.ipynb #d3b6152a
 def _prepare() -> None:
@@ -467,10 +514,9 @@ def run_command(
         hint = f'; did you mean {near[0]}?' if near else ''
         text = f"automode: there is no command '{args[0]}'{hint}\nThe commands: automode --help"
         return print(text, file=sys.stderr) or 2
-    function, example, stopped, settings = commands[args[0]]
+    function, _, stopped, _ = commands[args[0]]
     try:
-        if settings: from automode.config import TrainConfig as settings
-        flags = make_parser(function, f'automode {args[0]}', example, settings or None).parse_args(args[1:])
+        flags = command_parser(args[0]).parse_args(args[1:])
         _prepare()
         function(**vars(flags))
     except SystemExit as e: return e.code or 0

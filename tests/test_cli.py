@@ -1,5 +1,5 @@
 """The `automode` command as a person has it: real processes, good input, bad input, a full disk, Ctrl-C"""
-import json, re, resource, shutil, signal, subprocess, sysconfig, time
+import json, re, resource, shutil, signal, subprocess, sys, sysconfig, time
 from pathlib import Path
 
 import pytest
@@ -9,7 +9,7 @@ from automode.core import data_path
 from automode.lora import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
-COMMANDS = 'caption check captions convert train generate lora run demo dreambooth'.split()
+COMMANDS = 'caption check captions convert train generate lora push run demo dreambooth completion'.split()
 SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
 FLAGS = {
     'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
@@ -21,6 +21,8 @@ FLAGS = {
     'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
     'run': 'captioner base out prompt max_train_steps batch_size rank alpha learning_rate resolution seed',
     'demo': 'out',
+    'push': 'private dry_run with_captions',
+    'completion': 'help',
     'lora': 'out to base with weights rank conv_rank energy dtype',
     'dreambooth': 'project_name training_model regularization_images training_images max_training_steps class_word token flip_p learning_rate '
                   'save_every_x_steps seed token_only config_file_path debug gpu'}
@@ -68,6 +70,15 @@ def test_help_lists_the_flags_and_an_example(command):
     there = set(re.findall(r'--(\w+)', done.stdout.split('example:')[0]))
     assert set(FLAGS[command].split()) <= there
 
+def test_every_command_is_here_and_shows_each_thing_that_it_does():
+    from automode.cli import commands, flag_words
+    assert sorted(commands) == sorted(COMMANDS)
+    for name, (_, example, *_) in commands.items():
+        lines = [o.strip() for o in example.splitlines()]
+        assert all(re.match(rf'(accelerate launch .*-m automode\.cli|(source <\()?automode) {name}\b', o) for o in lines), lines
+        actions = flag_words().get(f'{name} action', ())
+        assert all(any(o.startswith(f'automode {name} {action} ') for o in lines) for action in actions)
+
 def test_help_without_a_command():
     for args in ([], ['--help'], ['-h']):
         done = automode(*args)
@@ -79,7 +90,7 @@ def test_version():
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_an_unknown_flag_is_a_mistake(command, tmp_path):
-    done = automode(command, *['pictures']*(command in ('caption', 'check', 'captions', 'train', 'run')), *['a', 'b']*(command == 'convert'), '--sead', '1', cwd=tmp_path)
+    done = automode(command, *['pictures']*(command in ('caption', 'check', 'captions', 'train', 'run')), *['a', 'b']*(command in ('convert', 'push')), '--sead', '1', cwd=tmp_path)
     said = fails(done, '--sead', code=2)
     assert 'did you mean --seed?' in said or 'seed' not in FLAGS[command].split()
     assert not tree(tmp_path)
@@ -92,6 +103,51 @@ def test_an_unknown_command_is_a_mistake():
     (['caption'], 'PICTURES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
     (['dreambooth', '--debug', 'perhaps'], 'neither yes nor no'), (['generate', '--prompt'], 'expected at least one argument')])
 def test_a_flag_that_makes_no_sense_is_a_mistake(args, words): fails(automode(*args), words, code=2)
+
+
+# --- Tab
+
+@pytest.fixture(scope='module')
+def script(): return automode('completion', 'bash').stdout
+
+def tab(script, *typed):
+    "What bash offers for the last word"
+    asked = (f'source <(cat <<"END"\n{script}END\n); COMP_WORDS=(automode {" ".join(repr(o) for o in typed)}); COMP_CWORD={len(typed)}; '
+             '_automode; printf "%s\\n" "${COMPREPLY[@]}"')
+    done = subprocess.run(['bash', '-c', asked], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    return done.stdout.split()
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_tab_offers_the_flags_of_each_command(command, script):
+    assert command in tab(script, command[:3])
+    assert {f'--{o}' for o in FLAGS[command].split()} <= set(tab(script, command, '--'))
+
+def test_tab_offers_what_a_flag_takes(script):
+    assert set(COMMANDS) | {'--version'} <= set(tab(script, ''))
+    assert tab(script, 'train', 'holiday', '--adapter', 'lo') == ['lora', 'loha', 'lokr']
+    assert tab(script, 'train', '--learn') == ['--learning_rate']
+    assert tab(script, 'lora', '') == ['info', 'convert', 'resize', 'merge'] and tab(script, 'lora', 'convert', 'x', '--to', '') == ['kohya', 'diffusers']
+    assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'captions', 'x', '--where_status', 'ex') == ['excluded']
+    assert tab(script, 'train', 'holi') == []                              # files, by bash itself
+
+def test_bash_takes_the_script_in_one_line():
+    line = f"source <({COMMAND} completion bash) && complete -p automode"
+    assert subprocess.run(['bash', '-c', line], capture_output=True, text=True).stdout == 'complete -o default -F _automode automode\n'
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
+def test_other_shells_read_theirs(shell):
+    if not shutil.which(shell): pytest.skip(f'{shell} is not installed')
+    done = subprocess.run([shell, '-n'], input=automode('completion', shell).stdout, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
+    if shell == 'fish':
+        asked = f"{COMMAND} completion fish | source; complete -C 'automode train --optim'"
+        assert 'optimizer' in subprocess.run(['fish', '-c', asked], capture_output=True, text=True).stdout
+
+def test_completion_loads_nothing_heavy():
+    code = "import sys; from automode.cli import main; main(['completion', 'zsh']); print(*(o for o in ('torch', 'diffusers') if o in sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (0, '')
 
 
 # --- bad input
@@ -118,6 +174,8 @@ BAD = {
     'a device that is not there': (['generate', '--prompt', 'x', '--device', 'cuda:7'], 'cuda:7'),
     'no prompt': (['generate'], '--prompt'),
     'a resolution that does not fit': (['generate', '--prompt', 'x', '--resolution', '100'], 'the nearest is 96'),
+    'a shell that is none': (['completion', 'tcsh'], 'bash, zsh, fish'),
+    'no run to send': (['push', 'captioned', 'me/lora', '--dry_run'], 'not a training run'),
     'rank 0': (['train', 'captioned', '--rank', '0'], 'rank is 0'),
     'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p is 50'),
 }
