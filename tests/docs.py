@@ -15,22 +15,28 @@ os.environ |= {'HF_HUB_OFFLINE': '1', 'TQDM_DISABLE': '1'}
 import yaml
 from nbdev import serve
 from nbdev.config import get_config
-from nbdev.doclinks import NbdevLookup
+from nbdev.doclinks import NbdevLookup, _get_exps
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults
 
 
 # --- from notebooks to pages
 
+def site_address(config):
+    "Where nbdev's links expect the site"
+    return f"{config['doc_host']}{config['doc_baseurl']}/"
+
 class OwnNames(Processor):
     "Where several modules have a name, the page's own module is meant, and a command only when there is nothing else"
     def begin(self):
-        lookup = NbdevLookup()
+        config, names = get_config(), NbdevLookup().syms
         own = next((c.directives_['default_exp'][0] for c in self.nb.cells if 'default_exp' in (c.directives_ or {})), '')
-        modules = lookup.entries['automode']['syms']
-        for module in sorted(modules, key=lambda o: (o == f'automode.{own}', o != 'automode.cli')):
-            for name, places in modules[module].items(): lookup.syms[name.removeprefix(f'{module}.')] = places
-        for name in [o for o in lookup.syms if re.search(r'(^|\.)_[^_.]\w*$', o)]: del lookup.syms[name]    # these have no place on a page
+        modules = [o.stem for o in (ROOT/'automode').glob('[!_]*.py')]
+        for module in sorted(modules, key=lambda o: (o == own, o != 'cli', o)):
+            file = f'automode/{module}.py'
+            place, source = f"{site_address(config)}{module}.html", f"{config['git_url']}/blob/{config['branch']}/{file}"
+            names.update({o: (f'{place}#{o.lower()}', file, source) for o in _get_exps(file)})
+        for name in [o for o in names if re.search(r'(^|\.)_[^_.]\w*$', o)]: del names[name]      # these have no place on a page
 
 class Pages(FilterDefaults):
     "nbdev's steps from a notebook to a page"
@@ -69,8 +75,7 @@ def relink(text, page, pages, config):
         if there in pages: return f'](/{pages[there]}{part})'
         return f"]({config['git_url']}/blob/{config['branch']}/{there[3:]}{part})" if there.startswith('../') else match[0]
     def named(match): return f'[{match[0]}](/{pages[match[1] + ".ipynb"]})' if match[1] + '.ipynb' in pages else match[0]
-    site = f"{config['doc_host']}{config['doc_baseurl']}/"
-    text = re.sub(r'(?<![\[`])`(?:nbs/)?(\d\d_\w+)(?:\.ipynb)?`(?!`)', named, text.replace(site, '/'))
+    text = re.sub(r'(?<![\[`])`(?:nbs/)?(\d\d_\w+)(?:\.ipynb)?`(?!`)', named, text.replace(site_address(config), '/'))
     return re.sub(r'\]\(([^)\s#]+)(#[^)\s]*)?\)', fix, text)
 
 def relink_page(path, page, pages, config):

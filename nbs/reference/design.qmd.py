@@ -47,6 +47,8 @@ Other programs' forms are imports and exports: [`convert`](../03_convert.ipynb).
 | file | what is in it |
 |---|---|
 | `NAME.safetensors` | the LoRA of the last step, with kohya's names, alpha and metadata: what A1111, ComfyUI and diffusers load |
+| `README.md`, `card/` | its card: what it is, words that call it, settings, pictures ([card](../07_card.ipynb)) |
+| `NAME.comfyui.json` | a graph that draws with it, to drop on ComfyUI's window ([workflow](../06_workflow.ipynb)) |
 | `best/` | the best step by the validation loss; its LoRA, where that is not the last step |
 | `diffusers/` | the LoRA as diffusers writes it |
 | `config.json` | every setting, enough to run it again |
