@@ -57,11 +57,12 @@ def output_name(path):
     return re.sub(r'^\d+[a-zA-Z0-9]*_', '', path.name)
 
 def expand(contents, pages):
-    "The entries of a sidebar with every pattern replaced by the `pages` that it stands for"
+    "The entries of a menu, with every pattern replaced by the `pages` that it stands for"
     if isinstance(contents, str): contents = [contents]
     found = []
     for o in contents:
-        if isinstance(o, dict): found.append(o | dict(contents=expand(o['contents'], pages)) if 'contents' in o else o)
+        if isinstance(o, dict) and 'contents' in o: found.append(o | dict(contents=expand(o['contents'], pages)))
+        elif isinstance(o, dict): found.append(o | dict(href=pages.get(o['href'], o['href'])))
         elif '*' in o: found += [pages[k] for k in sorted(pages) if Path(k).match(o) and k.count('/') == o.count('/')]
         else: found.append(pages.get(o, o))
     return [o for o in found if not isinstance(o, dict) or o.get('contents', True)]
@@ -97,8 +98,8 @@ def settle(proc):
         relink_page(proc/name, name, pages, get_config())
         (proc/name).rename(proc/address)
     config = yaml.safe_load((proc/'_quarto.yml').read_text())
-    sidebar = config['website']['sidebar']
-    sidebar['contents'] = expand(sidebar['contents'], pages)
+    sidebar, navbar = config['website']['sidebar'], config['website']['navbar']
+    sidebar['contents'], navbar['left'] = expand(sidebar['contents'], pages), expand(navbar['left'], pages)
     (proc/'_quarto.yml').write_text(yaml.safe_dump(config, sort_keys=False))
 
 
