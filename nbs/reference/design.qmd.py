@@ -74,5 +74,5 @@ print('''
 ## What is never done
 
 - No code in a file is run: of a `.ckpt` only tensors are read, and `.safetensors` is the only form that weights are written in.
-- Nothing is sent anywhere; the network is used only to fetch a model or a picture that was named.
+- Nothing is sent anywhere, but for `automode push`, which says first what it would send; otherwise the network is used only to fetch a model or a picture that was named.
 - A picture is never changed, and what a person wrote is never overwritten.''')
