@@ -1,9 +1,13 @@
 "Builds the package from `settings.ini`; change things there, not here"
-import re, shlex
+import re, shlex, sys
 from configparser import ConfigParser
 from pathlib import Path
 
 import setuptools
+from setuptools.command.build_py import build_py
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stubs import joined, write_stubs
 
 config = ConfigParser(delimiters=['='])
 config.read('settings.ini', encoding='utf-8')
@@ -18,6 +22,17 @@ def long_description():
     raw = f"{cfg['git_url']}/raw/{cfg['branch']}/"
     return re.sub(r'(!\[[^\]]*\]\()(?!https?:)', r'\1' + raw, Path('README.md').read_text(encoding='utf-8'))
 
+class BuildTyped(build_py):
+    "What is built holds a `.pyi` file beside each module whose classes grow by `@patch`"
+    def run(self):
+        super().run()
+        if not self.editable_mode: write_stubs(lib, Path(self.build_lib)/lib)
+
+    def get_outputs(self, include_bytecode=1):
+        return super().get_outputs(include_bytecode) + [str(Path(self.build_lib)/lib/f'{o}.pyi') for o in joined(lib)]
+
+extras = {k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')}
+
 setuptools.setup(
     name=cfg['lib_name'],
     **{o: cfg[o] for o in 'version description keywords author'.split()},
@@ -31,9 +46,10 @@ setuptools.setup(
                 ['Programming Language :: Python :: ' + o for o in py_versions[py_versions.index(cfg['min_python']):]],
     python_requires='>=' + cfg['min_python'],
     packages=setuptools.find_packages(include=[lib, lib + '.*']),
-    package_data={lib: ['data/**/*']},
+    package_data={lib: ['data/**/*', 'py.typed']},
+    cmdclass={'build_py': BuildTyped},
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={o: shlex.split(cfg[f'{o}_requirements']) for o in ('dev', 'optim')},
+    extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
     long_description=long_description(),
     long_description_content_type='text/markdown',

@@ -93,7 +93,7 @@ def test_light_modules_load_nothing_heavy(module):
 def built(tmp_path_factory):
     "The wheel, built in a copy of the project"
     top = tmp_path_factory.mktemp('wheel')
-    for o in 'settings.ini setup.py pyproject.toml MANIFEST.in README.md LICENSE'.split(): shutil.copy(ROOT/o, top)
+    for o in 'settings.ini setup.py stubs.py pyproject.toml MANIFEST.in README.md LICENSE'.split(): shutil.copy(ROOT/o, top)
     shutil.copytree(PACKAGE, top/'automode', ignore=shutil.ignore_patterns('__pycache__'))
     done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', 'dist', '.'],
                           cwd=top, capture_output=True, text=True)
@@ -119,7 +119,10 @@ def test_wheel_holds_the_sample_pictures(wheel):
     assert counts == {'style': 24, 'subject': 6}
 
 def test_wheel_holds_nothing_else(wheel):
-    assert all(re.match(r'automode/(data/|\w+\.py$)|automode-[\d.]+\.dist-info/', o) for o in wheel), list(wheel)
+    assert all(re.match(r'automode/(data/|py\.typed$|\w+\.pyi?$)|automode-[\d.]+\.dist-info/', o) for o in wheel), list(wheel)
+
+def test_wheel_tells_its_types(wheel):
+    assert 'automode/py.typed' in wheel and all(f'automode/{o}.pyi' in wheel for o in ('run', 'dataset', 'review', 'train'))
 
 def test_the_starter_weights_stay_small():
     assert sum(o.stat().st_size for o in (PACKAGE/'data').rglob('*.safetensors')) < 40e6
@@ -140,6 +143,31 @@ automode.cli.main()"""
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path/'pictures'/'metadata.jsonl').read_text().count('"text"') == 6
+
+
+# --- extras, and what is said without them
+
+def test_the_extras_are_in_the_wheel(built):
+    with zipfile.ZipFile(built) as z: about = next(z.read(o).decode() for o in z.namelist() if o.endswith('METADATA'))
+    found = dict.fromkeys(re.findall(r'^Provides-Extra: (\S+)', about, re.M))
+    assert {'dev', 'optim', 'gpu', 'track', 'parquet'} == set(found)
+    for extra, package in dict(optim='prodigyopt', gpu='bitsandbytes', track='tensorboard', parquet='pyarrow').items():
+        assert re.search(rf'^Requires-Dist: {package}\b.*extra == .{extra}\b', about, re.M)
+
+LACKING = {
+    'prodigyopt': "from automode.optim import make_optimizer; import torch; make_optimizer([dict(params=[torch.nn.Parameter(torch.ones(1))], lr=1.)], 'prodigy')",
+    'bitsandbytes': "from automode.models import load_base; load_base('starter', 'cpu', quantize='nf4')",
+    'tensorboard': "from automode.setup import make_accelerator; make_accelerator('cpu', log_with='tensorboard')",
+    'pyarrow': "from pathlib import Path; from automode.formats import read_table; Path('x.parquet').write_bytes(b''); list(read_table(Path('x.parquet')))",
+    'imagehash': "from PIL import Image; from automode.copies import hash_image; hash_image(Image.new('RGB', (8, 8)))"}
+
+@pytest.mark.parametrize('name', LACKING)
+def test_a_package_that_is_not_there_is_answered_with_the_line_that_brings_it(name, tmp_path):
+    hide = (f"import sys, importlib.util as u; from automode.core import Problem; sys.modules[{name!r}] = None; find = u.find_spec\n"
+            f"u.find_spec = lambda o, *a: None if o.split('.')[0] == {name!r} else find(o, *a)\n"
+            f"try: exec({LACKING[name]!r})\nexcept Problem as e: print(e)")
+    done = subprocess.run([sys.executable, '-c', hide], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0 and 'pip install' in done.stdout and name.lower() in done.stdout.lower(), done.stdout + done.stderr
 
 
 # --- one command
