@@ -16,10 +16,10 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from PIL import Image
 
-from .core import Problem, widget_source
+from .core import Problem, one_line, widget_source
 from .generate import unread
 from .images import data_uri
-from .playground import AXES, Drawing, Playground
+from .playground import AXES, Drawing, Playground, in_text
 from .run import Run
 
 # %% ../nbs/08_playground_widget.ipynb #ad645bad
@@ -58,7 +58,7 @@ class PlaygroundWidget(anywidget.AnyWidget):
 
     def look_around(self, drawing:Drawing) -> dict[str,Any]:
         "What there is to choose from by now"
-        axes = {o: ', '.join(f'{v:g}' if isinstance(v, float) else str(v) for v in self.playground.axis_values(o, drawing)) for o in AXES}
+        axes = {o: in_text(self.playground.axis_values(o, drawing)) for o in AXES}
         return dict(loras=list(self.playground.loras), prompts=self.playground.prompts(), axes=axes)
 
 # %% ../nbs/08_playground_widget.ipynb #5816b7ec
@@ -93,11 +93,11 @@ def start(
         message = ''
         with self.lock:
             try:
-                if bar.turn == self.turn and not hasattr(self.playground, '_pipeline'): self.state = dict(self.state, busy=True, message='opening the base model …')
+                if bar.turn == self.turn and not self.playground.is_open: self.state = dict(self.state, busy=True, message='opening the base model …')
                 bar.update(0)
                 message = work(bar)
             except _Overtaken: message = 'stopped'
-            except Exception as e: message = str(e) if isinstance(e, Problem) else f'{type(e).__name__}: {e}'
+            except Exception as e: message = one_line(e)
             finally: self.state = dict(busy=False, done=0, total=0, message=message)
     thread = threading.Thread(target=run, name='draw', daemon=True)
     thread.start()
@@ -112,7 +112,7 @@ def draw(
     "Draw without and with the LoRA, and show it"
     images, labels = self.playground.pair(drawing, bar), ('the base', f'{drawing.lora}, scale {drawing.lora_scale:g}')
     self.shown['pair'] = list(zip(images, (drawing.bare, drawing)))
-    self.drawing, self.choices = asdict(drawing), self.look_around(drawing)
+    self.drawing, self.choices = asdict(drawing), self.look_around(drawing)      # for a page that is loaded again
     self.pictures = [dict(label=label, uri=data_uri(o, 1024, quality=95)) for label, o in zip(labels, images)]
     rest = unread(self.playground.pipeline, drawing.prompt)
     return f"the prompt is too long for this model; '{rest}' is not read" if rest else ''
@@ -152,8 +152,9 @@ def answer(
     elif do == 'grid': return self.start(lambda bar: self.draw_grid(read_drawing(content['drawing']), bar, **sides))
     elif do == 'save':
         try: message = self.save(content.get('what'))
-        except Exception as e: message = str(e)
+        except Exception as e: message = one_line(e)
         self.state = dict(self.state, message=message)
+    return None
 
 @delegates(Playground)
 def playground(

@@ -16,7 +16,7 @@ from typing import Any, Callable
 import anywidget, traitlets
 from fastcore.basics import patch
 
-from .core import Problem, widget_source
+from .core import Problem, one_line, widget_source
 from .dataset import Dataset
 from .edits import list_edits
 from .history import by_name, compare_words
@@ -91,7 +91,7 @@ def answer(
     else:
         with self.lock:
             try: self.act(do, content)
-            except Exception as e: self.tell(content, str(e) if isinstance(e, Problem) else f'{type(e).__name__}: {e}')
+            except Exception as e: self.tell(content, one_line(e))
 
 @patch
 def act(

@@ -90,7 +90,8 @@ def describe(
     apart = f', {len(plan.held_out)} more are held out to measure by' if plan.held_out else ''
     sizes = Counter(o.bucket for o in examples)
     shown = ', '.join(f'{w}x{h}' for (w, h), _ in sizes.most_common(3))
-    if len(sizes) > 3: shown += f' and {len(sizes) - 3} more sizes'
+    more = len(sizes) - 3
+    if more > 0: shown += f" and {more} more size{'s' * (more > 1)}"
     looks = config.max_train_steps * samples_a_step / sum(o.repeats for o in examples)
     lines = [f"{len(examples)} pictures{also}{apart}; {config.max_train_steps} steps of {samples_a_step}: "
              f"each is seen about {looks:.0f} times at {shown}",

@@ -91,8 +91,14 @@ def test_a_person_plays(lab, browser, playing):
     assert sum('Script: X/Y/Z plot, X Type: Lora strength, X Values: "0, 1"' in Image.open(o).info['parameters'] for o in (lab[0]/'toy'/'pictures').iterdir()) == 1
     page.fill('[aria-label="steps, slider"] + input', '900')
     page.click('.amp-go')
+    page.fill('.amp-form textarea', 'typed while it draws')
     page.click('.amp-buttons >> text=stop', timeout=30_000)                                 # the kernel is not kept from hearing it
     page.wait_for_selector('text=stopped')
+    page.fill('[aria-label="steps, slider"] + input', '8')
+    page.click('.amp-go')
+    page.fill('[aria-label="steps, slider"] + input', '9')                                  # before the pictures are there
+    noise = wait_for_other(page, noise)
+    assert page.input_value('.amp-form textarea') == 'typed while it draws' and page.input_value('[aria-label="steps, slider"] + input') == '9'
     page.fill('[aria-label="steps, slider"] + input', '8')
     page.click('.amp-form textarea')
     page.keyboard.press('Control+a')

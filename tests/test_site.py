@@ -5,7 +5,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
-from automode.cli import commands
+from automode.cli import command_parser, commands
 from browsing import NEEDS_BROWSER, contrast, keep_picture
 from notebooks import ROOT
 
@@ -82,9 +82,13 @@ def test_every_module_has_its_page_and_sources(walked):
         assert found or not any(re.match(r'(def|class) [^_]', o) for o in lines), module
         assert [o for o in found if o[0] != f'automode/{module}.py' or not re.match(r'\s*(def|class) ', o[1])] == [], module
 
-def test_every_command_has_its_flags(walked):
-    ids = walked[0]['reference/commands.html']['ids']
-    assert set(commands) | {'settings'} <= set(ids)
+def test_every_command_has_its_flags(site):
+    _, *parts = re.split(r'<h2[^>]* id="([^"]+)"', (site[0]/'reference'/'commands.html').read_text(encoding='utf-8'))
+    sections = dict(zip(parts[::2], parts[1::2]))
+    assert set(commands) | {'settings'} <= set(sections)
+    for name in commands:
+        asked = [o for group in command_parser(name)._action_groups for o in group._group_actions if o.dest != 'help']
+        for o in asked: assert (o.option_strings or [o.metavar or o.dest])[0] in sections[name] + sections['settings'] * bool(commands[name][3]), (name, o.dest)
 
 def test_search_finds_resume(site, browser):
     page = browser.new_page(viewport=DESK)

@@ -25,7 +25,7 @@ Each step reads a folder and writes a folder, so that each can be run, looked at
 | `automode generate` | a base model, a LoRA | pictures |
 | `automode run` | pictures | all of these: `dataset/`, `run/`, `before_after.png`, `report.html` |
 
-Every file is written whole: to a name beside it, flushed, and renamed. A process that is killed at any moment leaves the old file or the new one, and the next one goes on from there.
+Captions, checkpoints and LoRAs are written whole: to a name beside it, flushed, and renamed; logs grow by whole lines, and a line that was cut off is passed over. A process that is killed at any moment leaves the old file or the new one, and the next one goes on from there.
 
 ## A dataset
 
@@ -73,6 +73,6 @@ print('\n'.join(filter(None, map(module_row, sorted(get_config().nbs_path.glob('
 print('''
 ## What is never done
 
-- No code in a file is run: of a `.ckpt` only tensors are read, and `.safetensors` is the only form that weights are written in.
-- Nothing is sent anywhere, but for `automode push`, which says first what it would send; otherwise the network is used only to fetch a model or a picture that was named.
+- No code in a file is run: of a `.ckpt` only tensors are read, a captioner's own code only with `--trust_remote_code`, and `.safetensors` is the only form that weights are written in.
+- Nothing is sent anywhere but by `automode push`, which says first what it would send, and by `--log_with wandb`; otherwise the network is used only to fetch a model or a picture that was named.
 - A picture is never changed, and what a person wrote is never overwritten.''')

@@ -130,8 +130,9 @@ function render({ model, el }) {
     if (event.key === 'Escape' && !stop.hidden) model.send({ do: 'stop' })
   })
   for (const kind of ['keyup', 'keypress']) root.addEventListener(kind, event => event.stopPropagation())
-  const listeners = [['choices', choose], ['drawing', fill], ['state', update], ['pictures', show], ['grid', show]]
+  const listeners = [['choices', choose], ['state', update], ['pictures', show], ['grid', show]]
   for (const [name, act] of listeners) { model.on(`change:${name}`, act); act() }
+  fill()                                               // once: what a person types while it draws stays
   return () => { for (const [name, act] of listeners) model.off(`change:${name}`, act) }
 }
 
