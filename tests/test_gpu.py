@@ -204,9 +204,9 @@ def test_settings(tmp_path, precision, kind):
 def test_checkpointing_and_compiling_change_nothing(tmp_path):
     "The same losses, to rounding, which the first steps of AdamW make larger"
     plain = losses(trained(tmp_path/'plain'))
-    for name in ('gradient_checkpointing', 'compile'):
+    for name, most in (('gradient_checkpointing', .03), ('compile', .2)):
         found = losses(trained(tmp_path/name, **{name: True}))
-        assert found[:2] == pytest.approx(plain[:2], rel=.03) and found == pytest.approx(plain, rel=.2), name
+        assert found[:2] == pytest.approx(plain[:2], rel=.03) and found == pytest.approx(plain, rel=most), name
 
 @needs_bitsandbytes
 @pytest.mark.parametrize('kind', ['nf4', 'int8'])
