@@ -83,7 +83,7 @@ def test_every_module_has_its_page_and_sources(walked):
         assert [o for o in found if o[0] != f'automode/{module}.py' or not re.match(r'\s*(def|class) ', o[1])] == [], module
 
 def test_every_command_has_its_flags(site):
-    _, *parts = re.split(r'<h2[^>]* id="([^"]+)"', (site[0]/'reference'/'commands.html').read_text(encoding='utf-8'))
+    _, *parts = re.split(r'<section id="([^"]+)" class="level2"', (site[0]/'reference'/'commands.html').read_text(encoding='utf-8'))
     sections = dict(zip(parts[::2], parts[1::2]))
     assert set(commands) | {'settings'} <= set(sections)
     for name in commands:
