@@ -30,7 +30,7 @@ def _in_words(
     facts = {'loss': ('loss', '.4f'), 'validation_loss': ('validation loss', '.4f'), 'learning_rate': ('learning rate', '.2e'),
              'samples_per_second': ('samples a second', '.3g')}
     shown = [(label, format(now[key], form)) for key, (label, form) in facts.items()
-             if now[key] is not None and math.isfinite(now[key])]
+             if now[key] is not None and math.isfinite(now[key]) and (now[key] or key != 'learning_rate')]   # at its end a schedule is at 0
     return shown + ([('memory', f"{now['memory']/1e9:.2f} GB")] if now['memory'] else [])
 
 # %% ../nbs/07_run_widget.ipynb #590f686e

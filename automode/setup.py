@@ -87,14 +87,15 @@ def describe(
     "What is about to happen, in numbers and in one prompt"
     config, examples, num_class = plan.config, plan.examples, len(plan.class_examples)
     also = f' and {num_class} of the class' if num_class else ''
-    apart = f', {len(plan.held_out)} more are held out to measure by' if plan.held_out else ''
+    held = len(plan.held_out)
+    apart = f", {held} more {'is' if held == 1 else 'are'} held out to measure by" if held else ''
     sizes = Counter(o.bucket for o in examples)
     shown = ', '.join(f'{w}x{h}' for (w, h), _ in sizes.most_common(3))
     more = len(sizes) - 3
     if more > 0: shown += f" and {more} more size{'s' * (more > 1)}"
-    looks = config.max_train_steps * samples_a_step / sum(o.repeats for o in examples)
+    looks = round(config.max_train_steps * samples_a_step / len(examples))        # the mean: repeats are looks of one picture
     lines = [f"{len(examples)} pictures{also}{apart}; {config.max_train_steps} steps of {samples_a_step}: "
-             f"each is seen about {looks:.0f} times at {shown}",
+             f"each is seen about {'once' if looks == 1 else f'{looks} times'} at {shown}",
              f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, "
              f"learning rate {config.learning_rate:g}, on {base!r}",
              f"the first picture trains with the prompt: {examples[0].prompt!r}"]

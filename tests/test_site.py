@@ -19,6 +19,7 @@ LOOK = """() => ({
   links: [...document.querySelectorAll('a[href]')].map(o => o.href),
   ids: [...document.querySelectorAll('[id]')].map(o => o.id),
   missing: [...document.images].filter(o => !o.naturalWidth).map(o => o.src.slice(0, 80)),
+  raw: [...document.querySelectorAll('main p, main li')].map(o => { const copy = o.cloneNode(true); copy.querySelectorAll('code, pre').forEach(c => c.remove()); return copy.textContent }).filter(o => /\\]\\(\\S*\\)/.test(o)),
   wide: document.documentElement.scrollWidth > innerWidth })"""
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -71,6 +72,7 @@ def test_nothing_is_missing_and_nothing_sticks_out_on_a_phone(walked):
     assert complaints == []
     assert {k: v['missing'] for k, v in found.items() if v['missing']} == {}
     assert [k for k, v in found.items() if v['wide']] == []
+    assert {k: v['raw'] for k, v in found.items() if v['raw']} == {}
 
 def test_every_module_has_its_page_and_sources(walked):
     modules = {o.stem for o in (ROOT/'automode').glob('[!_]*.py')}

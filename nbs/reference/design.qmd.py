@@ -40,7 +40,7 @@ The pictures as they were, and:
 | `.automode/looks.json` | size and look of each picture, by its content |
 | `.automode/lock`, `lock-*` | held while a process writes; one at a time |
 
-Other programs' forms are imports and exports: [`convert`](../03_convert.ipynb).
+Other programs' forms are imports and exports: [the notebook on conversions](../03_convert.ipynb).
 
 ## A run
 
