@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Callable, Iterable, NamedTuple
 
 from .core import Problem, make_printable, progress
-from .dataset import Dataset
+from .dataset import Dataset, subject_words
 from .history import Changes, make_changes, open_dataset
 from .lock import lock_dataset
 from .rows import STATUSES, picture_key
@@ -87,7 +87,7 @@ def put_token(
     if re.search(rf'(?<!\w){re.escape(token)}(?!\w)', text): return text
     kind = re.search(rf'(?<!\w){re.escape(class_word)}(?!\w)', text, re.I) if class_word else None
     if kind: return f'{text[:kind.start()]}{token} {text[kind.start():]}'
-    return f"{' '.join(o for o in (token, class_word) if o)}, {text.lstrip()}"
+    return f"{subject_words(token, class_word)}, {text.lstrip()}"
 
 # %% ../nbs/03_edits.ipynb #352e117d
 SECONDS = 1. # What a pattern may take on one caption

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
 from .core import Problem
-from .dataset import training_prompt
+from .dataset import subject_words, training_prompt
 from .filling import Output, as_utf8, safe_name, unique_name
 from .formats import Found, caption_from_name, caption_from_path, join_lines
 from .rows import METADATA, format_row
@@ -209,7 +209,7 @@ def _kohya_place(
 ) -> tuple[int,str,str]: # Repeats, class tokens, and the name without its numbered folder
     "Decide which of kohya's folders a picture belongs to"
     match = re.fullmatch(r'\d+_([^/]+)/(.+)', row['file_name'], re.S)
-    tokens = ' '.join(o for o in (options.token, options.class_word) if o) or (match[1] if match else 'picture')
+    tokens = subject_words(options.token, options.class_word) or (match[1] if match else 'picture')
     repeats = row.get('repeats')
     if options.repeats or type(repeats) is not int or repeats < 1: repeats = options.repeats or 1
     return repeats, tokens, match[2] if match else row['file_name']

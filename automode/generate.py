@@ -8,18 +8,16 @@ __all__ = ['open_base', 'find_lora', 'put_lora', 'switch_lora', 'load_pipeline',
 
 # %% ../nbs/08_generate.ipynb #4fc71b89
 import re, warnings
-from io import BytesIO
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from . import __version__
 from .core import Problem, find_model, loading, make_generator
-from .core import pick_device, pick_dtype, progress, quiet, write_whole
-from .images import wrap_text
+from .core import pick_device, pick_dtype, progress, quiet
+from .images import read_texts, save_png, wrap_text
 from .lora import load_lora, read_lora_info
 from .models import read_pipeline
 
@@ -187,17 +185,8 @@ def save_picture(
     slug = re.sub(r'[\W_]+', '-', prompt.lower()).strip('-')[:60].strip('-') or 'picture'
     for n in range(1, 10_000):
         path = Path(folder)/(f'{slug}-{seed}.png' if n == 1 else f'{slug}-{seed}-{n}.png')
-        if not path.exists() or _made_by(path) == text: break
-    info, data = PngInfo(), BytesIO()
-    info.add_text('parameters', text)
-    image.save(data, 'png', pnginfo=info)
-    return write_whole(path, data.getvalue())
-
-def _made_by(path:Path) -> str|None: # None when it cannot be read
-    "The `parameters` text in a PNG file"
-    try:
-        with Image.open(path) as image: return image.info.get('parameters')
-    except OSError: return None
+        if not path.exists() or read_texts(path).get('parameters') == text: break
+    return save_png(image, path, text)
 
 # %% ../nbs/08_generate.ipynb #fda88c40
 def drawing_settings(
@@ -315,8 +304,5 @@ def compare(
     finally: switch_lora(pipeline, True)
     titles = [o for o in prompts for _ in range(num_images)]
     picture = sheet({'without the LoRA': without, 'with the LoRA': draw()}, titles, size, cols)
-    if out is not None:
-        data = BytesIO()
-        picture.save(data, 'png')
-        write_whole(out, data.getvalue())
+    if out is not None: save_png(picture, out, '\n'.join(prompts))
     return picture

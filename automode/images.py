@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'MAX_PIXELS', 'find_images', 'is_inside', 'link_trouble', 'BadImage', 'to_rgb', 'open_image',
            'picture_size', 'check_images', 'crop_box', 'fit_image', 'to_pixel_values', 'to_image', 'image_grid',
-           'wrap_text', 'data_uri']
+           'wrap_text', 'data_uri', 'to_png', 'save_png', 'read_texts']
 
 # %% ../nbs/01_images.ipynb #9318d801
 import base64, errno, io, math, os, struct
@@ -16,8 +16,10 @@ from typing import Any, Iterable, Iterator, Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngInfo
 
-from .core import Problem, progress
+from .core import Problem, progress, write_whole, write_whole
 
 # %% ../nbs/01_images.ipynb #95c6aab9
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.heic', '.heif')
@@ -315,3 +317,36 @@ def data_uri(
     small.thumbnail((size, size), Image.Resampling.LANCZOS)
     small.save(file, 'JPEG', quality=quality)
     return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+
+# %% ../nbs/01_images.ipynb #c3a91e05
+def to_png(
+    image:Image.Image, # A picture
+    parameters:str|None=None, # What it was asked for, and how it was made
+    **texts:str, # Other texts to keep in it, by name
+) -> bytes: # A PNG file
+    "A picture with what it was asked for, and nothing else that was known of it"
+    info, file, image = PngInfo(), io.BytesIO(), image.copy()
+    for name, text in (texts if parameters is None else dict(parameters=parameters, **texts)).items():
+        info.add_text(name, text.encode('utf-8', 'replace').decode())
+    image.info.clear()
+    image.save(file, 'PNG', pnginfo=info)
+    return file.getvalue()
+
+def save_png(
+    image:Image.Image, # A picture
+    path:str|Path, # Where to
+    parameters:str|None=None, # What it was asked for, and how it was made
+    **texts:str, # Other texts to keep in it, by name
+) -> Path: # The path
+    "Write a picture whole, with what it was asked for"
+    return write_whole(path, to_png(image, parameters, **texts))
+
+def read_texts(
+    file:Any, # A picture file, or an open one
+) -> dict[str,str]: # By name; none when the file is no picture
+    "The texts that a picture file holds, `parameters` among them"
+    try:
+        with Image.open(file, formats=_formats()) as image:
+            image.load()                                             # a text may lie behind the pixels
+            return {k: v for k, v in image.info.items() if isinstance(v, str)}
+    except Exception: return {}                                      # anybody's file, which may be anything

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['difference', 'layer_tensors', 'adapted_parts', 'adapter_tensors', 'kohya_tensors', 'base_weight', 'with_dora_scale',
            'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'write_lora', 'in_order', 'save_lora',
-           'read_lora_info', 'diffusers_tensors', 'peft_settings', 'write_diffusers', 'save_diffusers_lora',
-           'LoadedLora', 'load_lora']
+           'read_lora_info', 'adapter_name', 'tag_counts', 'diffusers_tensors', 'peft_settings', 'write_diffusers',
+           'save_diffusers_lora', 'LoadedLora', 'load_lora']
 
 # %% ../nbs/06_lora.ipynb #53e3570d
 import hashlib, json
@@ -235,6 +235,24 @@ def read_lora_info(
                 conv_rank=next((ranks[k] for k in conv), 0), alpha=rank if alpha is None else alpha, layers=len(layers),
                 dora=any({'dora_scale', 'magnitude'} & v.keys() for v in layers.values()), bytes=Path(path).stat().st_size,
                 text_encoder=any(k.startswith(('lora_te', 'text_encoder')) for k in layers))
+
+def adapter_name(
+    info:dict, # From `read_lora_info`
+) -> str: # `LoRA`, `DoRA`, `LoHa`, `LoKr`, …
+    "What kind of adapter a file holds, in a person's words"
+    name = dict(lora='LoRA', loha='LoHa', lokr='LoKr').get(info['kind'], info['kind'])
+    return name if not info['dora'] else 'DoRA' if name == 'LoRA' else f'{name} with DoRA'
+
+def tag_counts(
+    info:dict, # From `read_lora_info`
+) -> dict[str,int]: # How often each was trained, the most frequent first
+    "The captions, or tags, that a LoRA file was trained with"
+    try: tags = json.loads(info.get('ss_tag_frequency', '{}'))
+    except ValueError: tags = {}
+    counts = Counter()
+    for o in tags.values() if isinstance(tags, dict) else ():
+        if isinstance(o, dict): counts.update({str(k): v for k, v in o.items() if isinstance(v, int)})
+    return dict(counts.most_common())
 
 # %% ../nbs/06_lora.ipynb #e947f6ab
 def diffusers_tensors(

@@ -14,8 +14,8 @@ import torch
 
 from .core import Problem, facts_table, pick_dtype, quiet, whole_folder
 from .layers import change_of, kind_of, open_lora, rank_of, read_layers, row_norms
-from .lora import base_weight, diffusers_tensors, kohya_tensors, load_lora, peft_settings, read_lora_info
-from .lora import with_dora_scale, write_lora
+from .lora import adapter_name, base_weight, diffusers_tensors, kohya_tensors, load_lora, peft_settings, read_lora_info
+from .lora import tag_counts, with_dora_scale, write_lora
 from .models import as_pipeline, load_base
 
 # %% ../nbs/06_lora_tools.ipynb #1409edd3
@@ -34,13 +34,8 @@ def info(
     with open_lora(path) as f: dtypes = Counter(f.get_slice(o).get_dtype() for o in f.keys() if not o.endswith('alpha'))
     try: layers = read_layers(path)[0]
     except Problem as e: found['problem'] = str(e)
-    try: tags = json.loads(found.get('ss_tag_frequency', '{}'))
-    except ValueError: tags = {}
-    counts = Counter()
-    for o in tags.values() if isinstance(tags, dict) else ():
-        if isinstance(o, dict): counts.update({str(k): v for k, v in o.items() if isinstance(v, int)})
     return LoraInfo(found, dtype=dtypes.most_common(1)[0][0], parts=dict(Counter(o.split('.')[0] for o in layers)),
-                    tags=dict(counts.most_common()))
+                    tags=tag_counts(found))
 
 _facts = dict(ss_steps='steps', ss_num_train_images='pictures', ss_learning_rate='learning rate', ss_resolution='resolution',
               ss_seed='seed', ss_optimizer='optimizer')
@@ -52,9 +47,8 @@ def info_text(
     "Tell what is in a LoRA file"
     rank = 'whole matrices' if found['rank'] is None else f"rank {found['rank']}, alpha {found['alpha']:g}"
     if found['conv_rank']: rank += f", convolutions rank {found['conv_rank']}"
-    name = dict(lora='LoRA', loha='LoHa', lokr='LoKr')[found['kind']] + (' with DoRA' if found['dora'] else '')
     parts = ', '.join(f'{v} in {k}' for k, v in found['parts'].items()) or str(found['layers'])
-    lines = [f"{name}, {rank}", f"layers: {parts}",
+    lines = [f"{adapter_name(found)}, {rank}", f"layers: {parts}",
              f"names: {found['naming']}, {found['dtype']}, {found['bytes']/1e6:.1f} MB"]
     made = [found.get(o) for o in ('modelspec.architecture', 'ss_base_model_version', 'ss_sd_model_name')]
     if any(made): lines.append(f"base: {', '.join(o for o in made if o)}")
