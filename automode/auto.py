@@ -7,17 +7,17 @@ __all__ = ['DEMO_THINGS', 'choose_prompts', 'run', 'demo', 'lora_learning_rate',
            'dreambooth']
 
 # %% ../nbs/12_auto.ipynb #d632cfff
-import shutil, time
+import time
 from pathlib import Path
 
 import torch
 from fastcore.meta import delegates
 
 from .caption import caption_folder
-from .card import write_card
+from .card import bare_captions, quoted, write_card
 from .config import choose_learning_rate
-from .core import Problem, find_model, pick_device, read_json
-from .dataset import REJECTED, Dataset
+from .core import Problem, find_model, pick_device, read_json, write_whole
+from .dataset import REJECTED, Dataset, subject_words
 from .formats import caption_from_path
 from .generate import compare
 from .report import write_report
@@ -34,7 +34,7 @@ def choose_prompts(
 ) -> list[str]: # What to draw
     "Prompts that show what a LoRA has learned"
     if token:
-        subject = ' '.join(o for o in (token, class_word) if o)
+        subject = subject_words(token, class_word)
         others = [f'a picture of a {class_word}'] if class_word else []
         return [subject, f'a picture of {subject}', f'a drawing of {subject}', *others][:num]
     different = list(dict.fromkeys(o.strip() for o in texts if o.strip()))
@@ -47,12 +47,14 @@ def _draw_and_report(
     prompts:list[str], # What to draw
     seed:int, # Seed of the pictures
     device:str|None, # Where to draw
-    **settings, # Passed on to `compare`
+    texts:list[str], # Captions of the dataset
 ) -> None:
     "Draw the same prompts and seeds without and with the LoRA, and write the page"
-    compare(prompts, run.config['base'], run.lora, seed=seed, out=out/'before_after.png', device=device, **settings)
-    shutil.copyfile(out/'before_after.png', run.folder/'before_after.png')
-    write_card(run.folder)
+    compare(prompts, run.config['base'], run.lora, seed=seed, out=out/'before_after.png', device=device)
+    captions = bare_captions(texts, run.config.get('token'), run.config.get('class_word'))
+    if not any(quoted(o, captions) for o in prompts):
+        write_whole(run.folder/'before_after.png', (out/'before_after.png').read_bytes())
+        write_card(run.folder)
     write_report(out)
 
 # %% ../nbs/12_auto.ipynb #bcc64c7c
@@ -82,7 +84,7 @@ def run(
     texts = [o['text'] for o in dataset.trainable()]
     prompts = prompts or choose_prompts(texts, kwargs.get('token'), kwargs.get('class_word'))
     print('4 of 4: the report')
-    _draw_and_report(out, finished, prompts, seed, device)
+    _draw_and_report(out, finished, prompts, seed, device, texts)
     print(f"done in {time.time() - started:.0f} s: {out/'before_after.png'}, {out/'report.html'}, {finished.lora}")
     return finished
 

@@ -112,7 +112,7 @@ def _check_kind(name:str, value:Any, kinds:tuple) -> None:
 
 # %% ../nbs/07_config.ipynb #e799ad31
 DERIVED = ('pictures', 'class_pictures', 'background', 'class_background', 'num_images', 'num_class', 'held_out',
-           'samples_a_step')
+           'samples_a_step', 'base_path')
 
 def read_settings_of(
     path:str|Path, # A run's `config.json`, or the run's folder

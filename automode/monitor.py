@@ -14,12 +14,13 @@ from typing import Callable, Iterator
 import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
+from PIL import Image
 from torch.distributed.fsdp import FSDPModule
 
 from .config import TrainConfig
-from .core import make_generator, quiet, whole_file, writing
+from .core import make_generator, quiet, writing
 from .fast import is_fast
-from .images import image_grid
+from .images import image_grid, save_png
 from .latents import Cache
 from .loss import Batch, Draws, draw_randomness, training_loss
 from .models import BaseModel, as_pipeline, brought_back
@@ -110,8 +111,8 @@ def draw_samples(
     accelerator:Accelerator, # For its precision
     num_inference_steps:int=20, # Steps from noise to picture
     guidance_scale:float=5., # How closely to keep to the prompt
-) -> Path: # The picture
-    "Draw `prompts`, always from the same noise, into one picture"
+) -> list[Image.Image]: # Each by itself
+    "Draw `prompts`, always from the same noise, and write them into one picture"
     settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=resolution, width=resolution)
     with quiet(), precision(base, accelerator)(), brought_back(base), without_dropout(base):
         pipeline = as_pipeline(base)
@@ -120,5 +121,5 @@ def draw_samples(
         finally: pipeline.vae.disable_slicing()
     picture = image_grid(drawn, labels=prompts, cols=len(prompts), size=max(128, min(resolution, 256)))
     if accelerator.is_main_process:
-        with writing(path), whole_file(path) as f: picture.save(f, 'PNG')
-    return Path(path)
+        with writing(path): save_png(picture, path, '\n'.join(prompts))
+    return drawn

@@ -7,13 +7,13 @@ __all__ = ['css', 'caption_card', 'captions_section', 'smooth', 'loss_section', 
            'header_section', 'pictures_section', 'write_report']
 
 # %% ../nbs/11_report.ipynb #ddb467ba
-import json, math, shlex
+import json, math, re, shlex
 from html import escape
 from pathlib import Path
 
 from . import __version__
-from .core import Problem, find_model, read_json, read_rows, write_whole
-from .dataset import Dataset
+from .core import Problem, read_json, read_rows, write_whole
+from .dataset import Dataset, subject_words
 from .images import data_uri, open_image
 
 # %% ../nbs/11_report.ipynb #669cb954
@@ -218,26 +218,26 @@ def settings_section(
             f'enough to train the same LoRA again from the same pictures.</p><table>{rows}</table>')
 
 # %% ../nbs/11_report.ipynb #6fa36602
+def _inline(
+    text:str, # Markdown, of one line
+) -> str: # HTML
+    "Bold words and code of Markdown as HTML"
+    text = re.sub(r'\*\*([^*]+)\*\*', r'<b>\1</b>', escape(text))
+    return re.sub(r'(`+) ?(.+?) ?\1', r'<code>\2</code>', text)
+
 def usage_section(
     lora:Path, # The LoRA file
-    base:str, # The base model it was trained on
+    settings:dict, # The run's `config.json`
     prompt:str, # A prompt that shows it
 ) -> str: # HTML
-    "The lines that use the LoRA, and where the programs of the field want the file"
-    place = str(find_model(base, 'base')) if base == 'starter' else base
-    python = ('import torch\nfrom diffusers import DiffusionPipeline\n\n'
-              f'pipeline = DiffusionPipeline.from_pretrained({place!r}, dtype=torch.float32)\n'
-              f'pipeline.load_lora_weights({lora.as_posix()!r})          # this line uses the LoRA\n'
-              f'pipeline({prompt!r}).images[0].save("new.png")')
-    command = shlex.join(['automode', 'generate', '--base', base, '--lora', lora.as_posix(), '--prompt', prompt,
+    "The lines that use the LoRA on this machine, and where the programs of the field want the file"
+    from automode.card import find_base, usage_lines, where_to_put
+    from automode.lora import read_lora_info
+    base = find_base(settings)
+    command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(), '--prompt', prompt,
                           '--num_images', '4', '--out', 'pictures'])
-    return (f'<h2>How to use it</h2><p>In Python, with diffusers:</p><pre><code>{escape(python)}</code></pre>'
-            f'<p>With the command:</p><pre class="wrap"><code>{escape(command)}</code></pre>'
-            f'<p>In <b>ComfyUI</b>, copy <code>{escape(lora.name)}</code> into <code>ComfyUI/models/loras</code> and '
-            'put a “Load LoRA” node behind the checkpoint. In <b>A1111</b>, copy it into '
-            '<code>stable-diffusion-webui/models/Lora</code> and write '
-            f'<code>&lt;lora:{escape(lora.stem)}:1&gt;</code> in the prompt. It fits the base model it was trained on, '
-            f'<code>{escape(base)}</code>, and close relatives of that model.</p>')
+    return (f'<h2>How to use it</h2><p>In Python:</p><pre><code>{escape(usage_lines(lora, read_lora_info(lora), base, prompt, here=True))}</code></pre>'
+            f'<p>With the command:</p><pre class="wrap"><code>{escape(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
 
 # %% ../nbs/11_report.ipynb #69cba12b
 def _duration(
@@ -301,14 +301,14 @@ def write_report(
     prompt = prompt or _shows(settings, dataset)
     name = settings.get('name') or (lora.stem if lora else folder.name)
     parts = [header_section(name, dataset, metrics, settings, lora), pictures_section(folder)]
-    if lora: parts.append(usage_section(lora, settings.get('base', 'starter'), prompt))
+    if lora: parts.append(usage_section(lora, settings, prompt))
     if dataset: parts.append(captions_section(dataset))
     parts += [loss_section(metrics), settings_section(settings) if settings else '']
     return write_whole(folder/'report.html', _page(name, ''.join(parts)))
 
 def _shows(settings:dict, dataset:Dataset|None) -> str: # A prompt
     "What to ask for to see the LoRA: its subject, else a caption that it was trained with"
-    if settings.get('token'): return ' '.join(o for o in (settings['token'], settings.get('class_word')) if o)
+    if settings.get('token'): return subject_words(settings['token'], settings.get('class_word'))
     return next((o['text'] for o in dataset.trainable()), '') if dataset else ''
 
 def _page(title:str, body:str) -> str: # HTML

@@ -21,7 +21,7 @@ from psutil import pid_exists
 
 from .config import TrainConfig
 from .core import Problem, facts_table, read_json, read_rows, write_json, write_whole
-from .dataset import Dataset
+from .dataset import Dataset, subject_words
 from .examples import Example, find_examples, hold_out
 from .images import data_uri, open_image
 from .lock import own_path
@@ -61,7 +61,7 @@ class Run:
         self.folder = Path(folder)
         self._tail = Tail(self.folder/'metrics.jsonl')
         if not (self.folder/'config.json').exists():
-            raise Problem(f"'{folder}' is not a training run: it has no config.json")
+            raise Problem(f"'{folder}' is not a training run: it has no config.json; give the --out folder of automode train or automode run")
 
     @property
     def config(self) -> dict:
@@ -230,7 +230,7 @@ def _repr_html_(self:Run) -> str: # HTML
     now, config, figure = self.now(), self.config, BytesIO()
     facts = {'run': f"{self.folder}: step {now['step']} of {now['of']}, {now['state']}", 'base': config.get('base'),
              'dataset': Path(config.get('dataset') or '').name, 'pictures': config.get('num_images'),
-             'token': ' '.join(filter(None, (config.get('token'), config.get('class_word')))),
+             'token': subject_words(config.get('token'), config.get('class_word')),
              'adapter': f"{config.get('adapter', 'lora')}, rank {config.get('rank')}", 'learning rate': config.get('learning_rate'),
              'loss': f"{now['loss']:.4f}", 'best': self.best()[1] if now['held'] else None,
              'LoRA': self.lora if self.lora.exists() else None}
@@ -348,4 +348,6 @@ def start_run(
     "Write down what is trained, and what was left out"
     rows = [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
     if rows: write_whole(plan.folder/'left_out.jsonl', b''.join(map(format_row, rows)))
-    write_json(plan.folder/'config.json', plan.settings | dict(samples_a_step=samples_a_step))
+    where = Path(plan.base).expanduser()
+    on_disk = os.path.abspath(where) if plan.base != 'starter' and where.exists() else None  # it may be called from elsewhere later, or be moved
+    write_json(plan.folder/'config.json', plan.settings | dict(samples_a_step=samples_a_step, base_path=on_disk))

@@ -25,7 +25,7 @@ from .cache import clean_cache
 from .card import write_card
 from .config import TrainConfig
 from .core import Problem, append_row, progress, write_json, write_whole, writing
-from .dataset import Dataset
+from .dataset import Dataset, subject_words
 from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .fast import keep_freed_memory
 from .lock import lock_dataset
@@ -70,7 +70,7 @@ class Log:
         shown:bool=False, # Does a notebook show the run? Else there is a progress bar
     ):
         self.trainer, self.plan, self.folder, self.validation = trainer, plan, plan.folder, validation
-        self.prompts, self.shown = prompts, shown
+        self.prompts, self.shown, self.drawn = prompts, shown, {}
         self.accelerator, self.config = trainer.accelerator, trainer.config
         self.started, self.begun, self.saved, self.next_ask, self.told = time.time(), trainer.done, time.time(), 0, 0.
         self.best = min((v for k, v in Run(plan.folder).validation().items() if k), default=float('inf'))
@@ -154,7 +154,7 @@ def draw(self:Log) -> None:
     if not self.prompts or not (self.accelerator.is_main_process or is_sharded(self.trainer.base)): return
     path = self.folder/'samples'/f'step-{self.trainer.done:06d}.png'
     with self.trainer.meant_weights():
-        draw_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)
+        self.drawn = dict(zip(self.prompts, draw_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)))
 
 def keep_weights(
     trainer:Trainer, # Whose adapters
@@ -196,6 +196,7 @@ def run_loop(
             log.checkpoint(draw=False)
             raise Stopped(f"stopped at step {trainer.done} of {last}; a checkpoint is kept in "
                           f"'{log.folder}', and the same command goes on from there")
+        if not log.drawn: log.draw()                              # it was killed after its last step
 
 SAVE_SECONDS = 600 # A checkpoint is written at least this often, so that a power cut costs ten minutes at the most
 
@@ -230,9 +231,11 @@ def write_lora(
                                  'caption_dropout', 'gradient_checkpointing', 'gradient_accumulation_steps',
                                  'mixed_precision')
     prompts = Counter(o.prompt for o in plan.examples)
+    tags = dict(prompts.most_common(500)) | dict(list(prompts.items())[:4])  # with those that are drawn at each checkpoint
+    trigger = subject_words(config.token, config.class_word) if config.token else None
     metadata = lora_metadata(self.base, plan.name, config.rank, config.alpha, steps=step, resolution=[config.resolution]*2,
                              num_train_images=len(plan.examples), num_reg_images=len(plan.class_examples),
-                             tag_frequency={plan.name: dict(prompts.most_common(500))}, total_batch_size=self.samples_a_step,
+                             tag_frequency={plan.name: tags}, trigger=trigger, total_batch_size=self.samples_a_step,
                              **{o: getattr(config, o) for o in kept})
     metadata.pop('modelspec.date', None)                 # the same run gives the same file, on any day
     return save_lora(path, self.base, metadata)
@@ -326,7 +329,8 @@ def finish(
     if room and 1.5 * needs.peak > room.free: trainer.replaying = False      # a recording keeps its memory while pictures are drawn
     try:
         with keep_freed_memory(), same_bits(accelerator.device), show_live(plan.folder, accelerator.is_main_process) as shown:
-            run_loop(trainer, Log(trainer, plan, validation, sample_prompts(plan), shown), plan.name)
+            log = Log(trainer, plan, validation, sample_prompts(plan), shown)
+            run_loop(trainer, log, plan.name)
     except NotFinite as e: raise trainer.explain(e, trainer.rescue(plan)) from None
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
@@ -336,7 +340,7 @@ def finish(
     finally: trainer.replays.clear()                         # their memory goes back, also when a notebook keeps the error
     if accelerator.is_main_process:
         save_workflow(trainer.export(plan))
-        write_card(plan.folder, sample_prompts(plan))
+        write_card(plan.folder, log.drawn)
     shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
     accelerator.wait_for_everyone()
