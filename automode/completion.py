@@ -66,10 +66,11 @@ def fish_script(
 ) -> str: # A script
     "Completion for fish"
     quote = lambda text: "'" + text.replace('\\', '\\\\').replace("'", "\\'") + "'"
-    lines = [f"complete -c automode -n __fish_use_subcommand -f -a {c} -d {quote(told)}" for c, told in about.items()]
+    lines = ['function __automode_at', '  set -l words (commandline -opc)', '  test "$words[2]" = "$argv[1]"; and test -z "$argv[2]" -o (count $words) = "$argv[2]"', 'end',
+             *(f"complete -c automode -n '__automode_at \"\" 1' -f -a {c} -d {quote(told)}" for c, told in about.items())]
     for c, found in flags.items():
         for flag, (told, known, takes) in found.items():
-            line = f"complete -c automode -n '__fish_seen_subcommand_from {c}'" + (f' -l {flag[2:]}' if flag else '')
+            line = f"complete -c automode -n '__automode_at {c}" + (f"' -l {flag[2:]}" if flag else " 2'")
             if known: line += f" -x -a {quote(' '.join(known))}" if flag else f" -a {quote(' '.join(known))}"
             elif takes: line += ' -r'
             lines.append(f'{line} -d {quote(told)}')

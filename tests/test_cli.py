@@ -1,5 +1,5 @@
 """The `automode` command as a person has it: real processes, good input, bad input, a full disk, Ctrl-C"""
-import json, re, resource, shutil, signal, subprocess, sys, sysconfig, time
+import json, os, pty, re, resource, select, shutil, signal, subprocess, sys, sysconfig, time
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ FLAGS = {
     'run': 'captioner base out prompt max_train_steps batch_size rank alpha learning_rate resolution seed',
     'demo': 'out',
     'push': 'private dry_run with_captions',
-    'completion': 'help',
+    'completion': '',                                                       # it takes a shell and no flag
     'lora': 'out to base with weights rank conv_rank energy dtype',
     'dreambooth': 'project_name training_model regularization_images training_images max_training_steps class_word token flip_p learning_rate '
                   'save_every_x_steps seed token_only config_file_path debug gpu'}
@@ -68,7 +68,8 @@ def test_help_lists_the_flags_and_an_example(command):
     assert (done.returncode, done.stderr) == (0, '')
     assert f'automode {command} ' in done.stdout.split('example:')[1]
     there = set(re.findall(r'--(\w+)', done.stdout.split('example:')[0]))
-    assert set(FLAGS[command].split()) <= there
+    assert set(FLAGS[command].split()) <= there and 'help' in there
+    if not FLAGS[command]: assert there == {'help'} and 'SHELL' in done.stdout
 
 def test_every_command_is_here_and_shows_each_thing_that_it_does():
     from automode.cli import commands, flag_words
@@ -129,6 +130,7 @@ def test_tab_offers_what_a_flag_takes(script):
     assert tab(script, 'train', '--learn') == ['--learning_rate']
     assert tab(script, 'lora', '') == ['info', 'convert', 'resize', 'merge'] and tab(script, 'lora', 'convert', 'x', '--to', '') == ['kohya', 'diffusers']
     assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'captions', 'x', '--where_status', 'ex') == ['excluded']
+    assert tab(script, 'completion', '') == ['bash', 'zsh', 'fish'] and tab(script, 'completion', '--') == ['--help']
     assert tab(script, 'train', 'holi') == []                              # files, by bash itself
 
 def test_bash_takes_the_script_in_one_line():
@@ -136,13 +138,46 @@ def test_bash_takes_the_script_in_one_line():
     assert subprocess.run(['bash', '-c', line], capture_output=True, text=True).stdout == 'complete -o default -F _automode automode\n'
 
 @pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
-def test_other_shells_read_theirs(shell):
+def test_each_shell_reads_its_script(shell):
     if not shutil.which(shell): pytest.skip(f'{shell} is not installed')
     done = subprocess.run([shell, '-n'], input=automode('completion', shell).stdout, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, '')
-    if shell == 'fish':
-        asked = f"{COMMAND} completion fish | source; complete -C 'automode train --optim'"
-        assert 'optimizer' in subprocess.run(['fish', '-c', asked], capture_output=True, text=True).stdout
+
+def fish_tab(script, typed, folder):
+    "What fish offers for the last word"
+    done = subprocess.run(['fish', '-c', f'source {script}; complete -C "{typed}"'], capture_output=True, text=True, cwd=folder)
+    return [o.split('\t')[0] for o in done.stdout.splitlines()]
+
+def zsh_tab(script, typed, folder):
+    "What zsh lists for the last word, in a terminal of its own, when Ctrl-D is pressed there"
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(folder)
+        os.execvpe('zsh', ['zsh', '-f', '-i'], os.environ | dict(TERM='dumb'))
+    def read():
+        said = ''
+        while 'now> ' not in said and select.select([terminal], [], [], 30)[0]: said += os.read(terminal, 65536).decode(errors='replace')
+        return said.partition('now> ')[0]
+    os.write(terminal, f"stty rows 99 cols 199; unsetopt prompt_sp; autoload -Uz compinit; compinit -u -D; source {script}; LISTMAX=999; PS1='now''> '\n".encode())
+    read()
+    os.write(terminal, f'{typed}\x04'.encode())
+    lines = read().splitlines()[1:]
+    os.close(terminal)
+    os.waitpid(pid, 0)
+    return [word for o in lines for word in ([o.split()[0]] if ' -- ' in o else o.split())]
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
+def test_a_folder_that_is_called_as_a_command_is_no_command(shell, tmp_path):
+    "`run` above all, which is what --out is when nobody says"
+    if not shutil.which(shell): pytest.skip(f'{shell} is not installed')
+    for o in ('run', 'train', 'out'): (tmp_path/o).mkdir()
+    script = tmp_path/'script'
+    script.write_text(automode('completion', shell).stdout)
+    offered = lambda *typed: sorted(tab(script.read_text(), *typed) if shell == 'bash' else dict(zsh=zsh_tab, fish=fish_tab)[shell](script, ' '.join(['automode', *typed]), tmp_path))
+    assert offered('push', 'run', '--') == offered('push', 'out', '--') == ['--dry_run', '--help', '--private', '--with_captions']
+    assert offered('lora', 'info', 'run', '--c') == ['--conv_rank']
+    assert offered('train', 'run', '--adapter', 'lo') == ['loha', 'lokr', 'lora'] and 'resize' not in offered('lora', 'info', '')
+    assert set(COMMANDS) <= set(offered(''))
 
 def test_completion_loads_nothing_heavy():
     code = "import sys; from automode.cli import main; main(['completion', 'zsh']); print(*(o for o in ('torch', 'diffusers') if o in sys.modules), file=sys.stderr)"

@@ -3,9 +3,7 @@ title: Commands
 description: Every command and its flags, as the commands themselves tell them
 ---"""
 # Written when the site is built, by the parsers themselves, so that no flag is missing and none is left over
-from automode.cli import commands
-from automode.config import TrainConfig
-from automode.flags import make_parser
+from automode.cli import command_parser, commands
 
 def in_table(text): return str(text).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
 
@@ -23,7 +21,7 @@ Every command ends with 0 when it is done, 1 when there is a problem to mend, 2 
 for name, (function, *_) in commands.items(): print(f'| [`{name}`](#{name}) | {in_table(function.__doc__)} |')
 
 for name, (function, example, stopped, settings) in commands.items():
-    parser = make_parser(function, f'automode {name}', example, TrainConfig if settings else None)
+    parser = command_parser(name)
     print(f'\n## {name} {{#{name}}}\n\n{function.__doc__}.\n\n```bash')
     print('\n'.join(o.strip() for o in example.splitlines()) + '\n```\n')
     own = [o for g in parser._action_groups if g.title != 'settings' for o in g._group_actions if o.dest != 'help']
@@ -32,6 +30,5 @@ for name, (function, example, stopped, settings) in commands.items():
     print(f'\nStopped with Ctrl-C: {stopped}.')
 
 print('\n## Settings of a training run {#settings}\n\nFlags of `train` and `run`; in Python, arguments of `train` with the same names. What is left open is chosen when the run begins, and kept in its `config.json`.\n')
-parser = make_parser(commands['train'][0], 'automode train', '', TrainConfig)
-group = next(o for o in parser._action_groups if o.title == 'settings')
+group = next(o for o in command_parser('train')._action_groups if o.title == 'settings')
 print('| flag | what it means |\n|---|---|\n' + '\n'.join(map(flag_row, group._group_actions)))
