@@ -1,57 +1,97 @@
-"Builds the package from `settings.ini`; change things there, not here"
-import re, shlex, sys
+"""Builds the package from `settings.ini`; change things there, not here
+
+A class of ours begins small and grows by `@patch`, each method beside what it demonstrates. Python puts them together when it imports the
+module; mypy, pyright and editors do not run it, and would say that there is no `Run.plot`. So the wheel holds, beside each such module, a
+`.pyi` file with the same text in another order, and `py.typed`, which says that its types can be relied on. An editable install has neither.
+`tests/test_types.py` checks our own code in that form too.
+"""
+import ast, re, shlex
 from configparser import ConfigParser
 from pathlib import Path
 
 import setuptools
 from setuptools.command.build_py import build_py
 
-sys.path.insert(0, str(Path(__file__).parent))
-from stubs import joined, write_stubs
-
+ROOT = Path(__file__).resolve().parent
 config = ConfigParser(delimiters=['='])
-config.read('settings.ini', encoding='utf-8')
+config.read(ROOT/'settings.ini', encoding='utf-8')
 cfg = config['DEFAULT']
-statuses = ['0 - Pre-Planning', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha',
-            '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
-py_versions = '3.10 3.11 3.12 3.13 3.14'.split()
-lib = cfg['lib_path']
+LIB = cfg['lib_path']
+STATUSES = ['0 - Pre-Planning', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
+PYTHONS = '3.10 3.11 3.12 3.13 3.14'.split()
+
+
+def patch_of(node):
+    "The `@patch` above a function and its arguments, or None"
+    for o in node.decorator_list if isinstance(node, ast.FunctionDef) else []:
+        if isinstance(o, ast.Name) and o.id == 'patch': return o, {}
+        if isinstance(o, ast.Call) and isinstance(o.func, ast.Name) and o.func.id == 'patch': return o, {k.arg for k in o.keywords}
+
+def joined(folder):
+    "Module -> its source, for the modules that change when each method is written in its class"
+    trees = {o.stem: ast.parse(o.read_text(encoding='utf-8')) for o in sorted(Path(folder).glob('*.py'))}
+    homes = {c.name: (name, c) for name, tree in trees.items() for c in tree.body if isinstance(c, ast.ClassDef)}
+    changed, filled = set(), set()
+    for name, tree in trees.items():
+        for node in ast.walk(tree):                          # a checker knows no `delegates`, and would know nothing of the function then
+            kept = [o for o in getattr(node, 'decorator_list', []) if not (isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'delegates')]
+            if len(kept) < len(getattr(node, 'decorator_list', [])): node.decorator_list, changed = kept, changed | {name}
+        imports = [o for o in tree.body if isinstance(o, (ast.Import, ast.ImportFrom))]
+        for node in [o for o in tree.body if patch_of(o)]:
+            mark, how = patch_of(node)
+            home, owner = homes[node.args.args[0].annotation.id]
+            node.args.args[0].annotation = None
+            node.decorator_list.remove(mark)
+            kinds = dict(cls_method=ast.Name('classmethod'), as_prop=ast.Name('property'), set_prop=ast.Attribute(ast.Name(node.name), 'setter'))
+            node.decorator_list[:0] = [v for k, v in kinds.items() if k in how]
+            tree.body.remove(node)
+            owner.body.append(node)
+            if home != name and (home, name) not in filled: trees[home].body[1:1] = [o for o in imports if getattr(o, 'module', None) != home]
+            changed, filled = changed | {name, home}, filled | {(home, name)}
+    return {o: ast.unparse(ast.fix_missing_locations(trees[o])) + '\n' for o in sorted(changed)}
+
+def typed_files(folder):
+    "What lies beside the modules of `folder` for a type checker: name -> text"
+    return {'py.typed': ''} | {f'{name}.pyi': source for name, source in joined(folder).items()}
+
+class BuildTyped(build_py):
+    "Puts what a type checker reads into what is built"
+    def run(self):
+        super().run()
+        for name, text in () if self.editable_mode else typed_files(ROOT/LIB).items(): (Path(self.build_lib)/LIB/name).write_text(text, encoding='utf-8')
+
+    def get_outputs(self, include_bytecode=1):
+        return super().get_outputs(include_bytecode) + [str(Path(self.build_lib)/LIB/o) for o in typed_files(ROOT/LIB)]
+
 
 def long_description():
     "README.md, with the addresses of its pictures written out, as they are looked for from a package's page"
     raw = f"{cfg['git_url']}/raw/{cfg['branch']}/"
-    return re.sub(r'(!\[[^\]]*\]\()(?!https?:)', r'\1' + raw, Path('README.md').read_text(encoding='utf-8'))
+    return re.sub(r'(!\[[^\]]*\]\()(?!https?:)', r'\1' + raw, (ROOT/'README.md').read_text(encoding='utf-8'))
 
-class BuildTyped(build_py):
-    "What is built holds a `.pyi` file beside each module whose classes grow by `@patch`"
-    def run(self):
-        super().run()
-        if not self.editable_mode: write_stubs(lib, Path(self.build_lib)/lib)
+def main():
+    setuptools.setup(
+        name=cfg['lib_name'],
+        **{o: cfg[o] for o in 'version description keywords author'.split()},
+        license='Apache-2.0',
+        license_files=['LICENSE'],
+        url=cfg['git_url'],
+        project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
+        classifiers=['Development Status :: ' + STATUSES[int(cfg['status'])],
+                     'Intended Audience :: ' + cfg['audience'],
+                     'Natural Language :: ' + cfg['language']] +
+                    ['Programming Language :: Python :: ' + o for o in PYTHONS[PYTHONS.index(cfg['min_python']):]],
+        python_requires='>=' + cfg['min_python'],
+        packages=setuptools.find_packages(include=[LIB, LIB + '.*']),
+        package_data={LIB: ['data/**/*']},
+        cmdclass={'build_py': BuildTyped},
+        install_requires=shlex.split(cfg['requirements']),
+        extras_require={k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')},
+        entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{LIB}={LIB}._modidx:d']},
+        long_description=long_description(),
+        long_description_content_type='text/markdown',
+        zip_safe=False,
+    )
 
-    def get_outputs(self, include_bytecode=1):
-        return super().get_outputs(include_bytecode) + [str(Path(self.build_lib)/lib/f'{o}.pyi') for o in joined(lib)]
 
-extras = {k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')}
-
-setuptools.setup(
-    name=cfg['lib_name'],
-    **{o: cfg[o] for o in 'version description keywords author'.split()},
-    license='Apache-2.0',
-    license_files=['LICENSE'],
-    url=cfg['git_url'],
-    project_urls={'Documentation': cfg['doc_host'] + cfg['doc_baseurl']},
-    classifiers=['Development Status :: ' + statuses[int(cfg['status'])],
-                 'Intended Audience :: ' + cfg['audience'],
-                 'Natural Language :: ' + cfg['language']] +
-                ['Programming Language :: Python :: ' + o for o in py_versions[py_versions.index(cfg['min_python']):]],
-    python_requires='>=' + cfg['min_python'],
-    packages=setuptools.find_packages(include=[lib, lib + '.*']),
-    package_data={lib: ['data/**/*', 'py.typed']},
-    cmdclass={'build_py': BuildTyped},
-    install_requires=shlex.split(cfg['requirements']),
-    extras_require=extras,
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{lib}={lib}._modidx:d']},
-    long_description=long_description(),
-    long_description_content_type='text/markdown',
-    zip_safe=False,
-)
+if __name__ == '__main__': main()
