@@ -10,6 +10,7 @@ __all__ = ['commands', 'LORA_ACTIONS', 'command', 'given', 'look_first', 'PlainO
 # %% ../nbs/13_cli.ipynb #6abb0952
 import os, signal, sys, warnings
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Callable, Iterable
 
 from . import __version__
@@ -67,7 +68,7 @@ class PlainOutput:
     def __getattr__(self, name): return getattr(self.stream, name)
 
 def read_reasons(
-    folder:str, # A dataset's folder
+    folder:str|Path, # A dataset's folder
 ) -> list[str]: # A sentence for each thing that cannot be used
     "What `rejected.jsonl` says, and where a line that was left out is kept"
     rows = read_rows(f'{folder}/rejected.jsonl')
@@ -104,8 +105,9 @@ def least_sure(
     dataset, # A captioned `Dataset`
     n:int=5, # Rows at the most
 ) -> list[dict]: # Rows, the lowest score first
-    "The captions to look at first"
-    return sorted(dataset.trainable(), key=lambda o: o['score'] if isinstance(o.get('score'), (int, float)) else 0)[:n]
+    "The captions to look at first: of those that no person has decided about"
+    from automode.rows import by_person
+    return sorted((o for o in dataset.trainable() if not by_person(o)), key=lambda o: o['score'] if isinstance(o.get('score'), (int, float)) else 0)[:n]
 
 # %% ../nbs/13_cli.ipynb #74b881bd
 @command("""automode caption holiday --prompt "a photography of"
@@ -146,8 +148,9 @@ def caption(
     from automode.caption import caption_folder
     dataset = caption_folder(pictures, **given(locals(), 'pictures', 'caption_folder', 'find_addresses', 'strict'))
     if int(os.environ.get('RANK', 0)): return
-    print('The captions that it was least sure of:' if len(dataset) > 5 else 'The captions:')
-    for o in least_sure(dataset): print(make_printable(f"  {o['file_name']}: {o['text']} ({o.get('score') or 'no score'})"))
+    doubtful = least_sure(dataset)
+    if doubtful: print('The captions that it was least sure of:' if len(dataset) > 5 else 'The captions:')
+    for o in doubtful: print(make_printable(f"  {o['file_name']}: {o['text']} ({o.get('score') or 'no score'})"))
     print(f'Look them over in {dataset.folder}/metadata.jsonl.\n'
           f'Next: automode check {dataset.folder}, then automode train {dataset.folder} --out run')
     counts = dataset.counts
@@ -262,7 +265,7 @@ def convert(
   accelerate launch --multi_gpu --num_processes 2 -m automode.cli train holiday --out run""",
          'the same command goes on from there', settings=True)
 def train(
-    pictures:Place='', # Folder of captioned pictures; any pictures when a --token is given
+    pictures:Place=Place(''), # Folder of captioned pictures; any pictures when a --token is given
     base:str|None=None, # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id (default: starter)
     out:str='run', # Folder for the run; one that was stopped goes on
     name:str|None=None, # Name of the LoRA file; the last part of --out when not given
@@ -341,7 +344,7 @@ def lora(
     if action == 'resize':
         written, share = tools.resize(lora, out, rank, conv_rank, energy, dtype)
         return print(f'{written}: keeps {share:.1%} of the change')
-    try: numbers = weights and [float(o) for o in weights]
+    try: numbers = [float(o) for o in weights] if weights else None
     except ValueError: raise Problem(f"{' '.join(weights)} are not all numbers; --weights .8 .5, one for each LoRA") from None
     if base is None: return print(tools.merge([lora, *(with_ or [])], out, numbers, dtype))
     print(tools.merge_into(base, [lora, *(with_ or [])], out, numbers, dtype))
@@ -470,7 +473,8 @@ def sentence(
     error:BaseException, # What was raised
 ) -> str|None: # One sentence, or None when it is a bug
     "What to tell a person about `error`"
-    if error is None or isinstance(error, Problem): return error and str(error)
+    if error is None: return None
+    if isinstance(error, Problem): return str(error)
     if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == 'SafetensorError':
         for key, advice in _mendable.items():
             if key not in str(error): continue
@@ -523,7 +527,7 @@ def run_command(
         flags = command_parser(args[0]).parse_args(args[1:])
         _prepare()
         function(**vars(flags))
-    except SystemExit as e: return e.code or 0
+    except SystemExit as e: return int(e.code or 0)
     except BrokenPipeError: raise
     except KeyboardInterrupt as e:
         if not int(os.environ.get('RANK', 0)): print(f"\n{str(e) or f'stopped; {stopped}'}", file=sys.stderr)

@@ -32,7 +32,10 @@ class Dataset:
     ):
         self.folder, self.rows, self.bad = Path(folder), list(rows), dict(bad or {})
         self.conflicts = [] # Rows as somebody else wrote them, where ours say something else
-        self._known, self._dropped, self._background = None, {}, None
+        self.counts:dict[str,int] = {} # What was done when it was captioned
+        self._known:bytes|None = None # The file as it was read
+        self._dropped:dict[str,str] = {}
+        self._background:str|None = None
 
     def __len__(self): return len(self.rows)
     def __iter__(self): return iter(self.rows)
@@ -51,7 +54,9 @@ def read(
     dataset = cls(folder)
     dataset._known = read_inside(folder/METADATA)
     if dataset._known is None:
-        raise Problem(f"'{folder}' has no {METADATA}, so its pictures have no captions; run: automode caption {folder}")
+        beside = any(any(folder.glob(o)) for o in ('*.txt', '*/*.txt'))
+        raise Problem(f"'{folder}' has no {METADATA}, so its pictures have no captions" + (
+            f"; those in .txt files are taken over by: automode convert {folder} {folder}_dataset --to automode" if beside else f"; run: automode caption {folder}"))
     dataset.rows, dropped, gone = parse_metadata(dataset._known, folder)
     dataset.bad, dataset._dropped = dropped | gone, dict.fromkeys(dropped, '')
     if not again: dataset.bad |= _still_rejected(folder)

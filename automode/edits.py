@@ -317,12 +317,12 @@ def edit_captions(
     show:int=10, # Captions to show
 ) -> Changes: # What changed
     "Change the captions of a dataset; `undo` takes it back"
-    steps = [_as_edit(o) for o in steps]
-    if not steps: raise Problem('there is nothing to do; say what to change in the captions')
-    with nullcontext() if dry_run else lock_dataset(getattr(dataset, 'folder', dataset)):
+    edits = [_as_edit(o) for o in steps]
+    if not edits: raise Problem('there is nothing to do; say what to change in the captions, e.g. --find "a photography of" --replace "a photo of"')
+    with nullcontext() if dry_run else lock_dataset(dataset.folder if isinstance(dataset, Dataset) else dataset):
         dataset = open_dataset(dataset)
-        changes, looked = _find_changes(dataset, steps, where, excluded)
-        if changes and not dry_run: changes = make_changes(dataset, '; '.join(o.what for o in steps), changes).changes
+        changes, looked = _find_changes(dataset, edits, where, excluded)
+        if changes and not dry_run: changes = make_changes(dataset, '; '.join(o.what for o in edits), changes).changes
     empty = sum(not o['text'][1].strip() for o in changes.values())
     closing = f"{'would change' if dry_run else 'changed'} {len(changes)} of {looked} caption{'s'*(looked != 1)}"
     if empty: closing += f", of which {empty} {'would be' if dry_run else 'is' if empty == 1 else 'are'} empty now"
@@ -359,8 +359,7 @@ def count_words(
         words.update({w for o in parts for w in o if w not in small})
         runs = {tuple(o[i:i + n]) for o in parts for n in range(2, longest + 1) for i in range(len(o) - n + 1)}
         phrases.update(o for o in runs if not small.issuperset(o))
-    phrases = [(' '.join(o), n) for o, n in phrases.most_common() if n > 1]
-    return WordCounts(words.most_common(), phrases, captions)
+    return WordCounts(words.most_common(), [(' '.join(o), n) for o, n in phrases.most_common() if n > 1], captions)
 
 # %% ../nbs/03_edits.ipynb #b2fee99c
 def read_captions(

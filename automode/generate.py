@@ -262,7 +262,7 @@ def sheet(
 ) -> Image.Image: # One picture of all
     "Rows of pictures with their names, under column titles"
     size = max(size, min(256, max(o.width for row in rows.values() for o in row)))
-    gap, left = 8, 92
+    gap, left = 8, 92 if any(rows) else 8
     blocks = [slice(i, i + cols) for i in range(0, len(titles), cols)]
     heads = [[_title(o, size) for o in titles[b]] for b in blocks]
     tops = [max(o.height for o in head) for head in heads]
@@ -272,8 +272,9 @@ def sheet(
         for i, o in enumerate(head): image.paste(o, (left + i*(size + gap), y + top - o.height))
         y += top
         for name, pictures in rows.items():
-            o = _title(name, left - gap)
-            image.paste(o, (0, y + (size - o.height)//2))
+            if name:
+                o = _title(name, left - gap)
+                image.paste(o, (0, y + (size - o.height)//2))
             for i, o in enumerate(pictures[block]):
                 image.paste(o.resize((size, size), Image.Resampling.LANCZOS), (left + i*(size + gap), y))
             y += size + gap

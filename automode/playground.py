@@ -173,7 +173,7 @@ def axis_values(
     self:Playground,
     axis:str, # `scale`, `checkpoint`, `seed`, `guidance` or `steps`
     drawing:Drawing, # What the grid is of
-    values:str|Sequence|None=None, # Values, or text with commas between; None takes what is worth seeing
+    values:str|Sequence|None=None, # Values, or text with commas between; None takes what is worth seeing. `base` is a checkpoint, too
 ) -> list: # Values of that setting
     "The values along a side of a grid"
     if axis not in AXES: raise Problem(f"a grid cannot go over '{axis}'; say {', '.join(AXES)}")
@@ -181,7 +181,7 @@ def axis_values(
     if not values:
         if axis == 'seed': return [drawing.seed + o for o in range(4)]
         names = list(self.loras)
-        return list(USUAL[axis]) if axis in USUAL else ['base', *(names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)])]
+        return list(USUAL[axis]) if axis in USUAL else names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)]
     kind = {'scale': float, 'guidance': float, 'checkpoint': str}.get(axis, int)
     try: return [kind(o) for o in values]
     except ValueError as e: raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {', '.join(map(str, USUAL.get(axis, (1, 2, 3))))} ({e})") from None

@@ -46,6 +46,7 @@ def test_two_pictures_side_by_side(lab, browser, playing, look):
     page.click('text=draw the grid')
     page.wait_for_selector('.amp-grid[src^=data]', timeout=90_000)
     page.wait_for_function("() => document.querySelector('.amp').getAttribute('aria-busy') == 'false'")
+    page.hover('.amp-go')
     for part in ('.amp-label span', '.amp-go', '.amp-pair figcaption', '.amp-side .am-select'): assert contrast(page, part) > 4.5, part
     assert page.eval_on_selector('.amp', 'o => o.scrollWidth <= o.clientWidth')
     page.locator('.amp').scroll_into_view_if_needed()
