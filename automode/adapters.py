@@ -9,6 +9,7 @@ __all__ = ['UNET_TARGETS', 'TEXT_ENCODER_TARGETS', 'RESNET_TARGETS', 'CONV_TARGE
 
 # %% ../nbs/06_adapters.ipynb #15366c8a
 import math
+from typing import Any
 
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, inject_adapter_in_model
@@ -120,8 +121,8 @@ def add_adapter(
     seed:int=0, # Seed of the adapter's first values
 ) -> list[torch.nn.Parameter]: # What is to be trained, in float32
     "Put an adapter into `model`, ready for training"
-    settings = dict(rank=rank, alpha=alpha, kind=kind, conv_rank=conv_rank, dropout=dropout, use_dora=use_dora,
-                    use_rslora=use_rslora, init=init)
+    settings:dict[str,Any] = dict(rank=rank, alpha=alpha, kind=kind, conv_rank=conv_rank, dropout=dropout, use_dora=use_dora,
+                                  use_rslora=use_rslora, init=init)
     check_adapter(**settings)
     layers = target_layers(model, bool(conv_rank))
     if kind != 'lokr': check_ranks(layers, rank, conv_rank)

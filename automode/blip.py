@@ -9,7 +9,7 @@ __all__ = ['Captioned', 'tidy', 'join_prompt', 'BlipCaptioner', 'load_blip', 'Dr
 import hashlib, re
 from collections import namedtuple
 from pathlib import Path
-from typing import Sequence
+from typing import Any, Sequence
 
 import numpy as np
 import torch
@@ -158,7 +158,8 @@ def new_tokens(
 ) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, their log-probabilities, and which of them count
     "Let the model go on from `prompt` for each picture, `num_captions` rows for each"
     ids, max_new_tokens = self.prompt_ids(prompt, len(images), max_new_tokens)
-    config, settings = self.model.config.text_config, dict(num_beams=num_beams, num_return_sequences=num_captions)
+    config = self.model.config.text_config
+    settings:dict[str,Any] = dict(num_beams=num_beams, num_return_sequences=num_captions)
     seen = self.model.vision_model(self.pixel_values(images))[0]
     if top_p is not None:
         seen, ids = (o.repeat_interleave(num_captions, 0) for o in (seen, ids))

@@ -30,11 +30,11 @@ def make_buckets(
         raise Problem(f'a resolution of {resolution} has no room for a multiple of {multiple}; give a larger resolution')
     low, high, area = min_edge or resolution/2, max_edge or 2*resolution, resolution**2
     square = resolution//multiple*multiple
-    found = {(square, square)}
+    sizes = {(square, square)}
     for width in range(multiple, int(high) + 1, multiple):
         height = min(area//width, int(high))//multiple*multiple
-        found |= {(width, height), (height, width)}
-    found = [o for o in found if low <= min(o) and max(o) <= high and max(o) <= (max_ratio or high)*min(o)]
+        sizes |= {(width, height), (height, width)}
+    found = [o for o in sizes if low <= min(o) and max(o) <= high and max(o) <= (max_ratio or high)*min(o)]
     if found: return sorted(found, key=lambda o: (o[0]/o[1], o[0]))
     raise Problem(f'no size of multiples of {multiple} has edges from {low:g} to {high:g}, a ratio of at most {max_ratio} and '
                   f'the area of {resolution} x {resolution}; allow more')
@@ -73,9 +73,9 @@ def _pick_smaller(
 ) -> tuple[int,int]: # A bucket that it covers
     "The best of the buckets that fit into a picture, and its own size brought down to multiples"
     longest, area = max(max(o) for o in buckets), max(w*h for w, h in buckets)
-    own = tuple(max(min(o, longest)//multiple, 1)*multiple for o in size)
+    width, height = (max(min(o, longest)//multiple, 1)*multiple for o in size)
     fitting = [o for o in buckets if scale_needed(size, o) <= 1]
-    return pick_bucket(size, fitting if fitting and own[0]*own[1] > area else [*fitting, own])
+    return pick_bucket(size, fitting if fitting and width*height > area else [*fitting, (width, height)])
 
 # %% ../nbs/02_buckets.ipynb #ad3839f2
 def read_sizes(
@@ -103,9 +103,9 @@ def assign_buckets(
     multiple:int=64, # What those buckets' edges must be a multiple of
 ) -> dict[tuple[int,int],list]: # Paths or names by bucket, from the tallest to the widest; only buckets that have some
     "Put every picture into its bucket"
-    picked = {o: pick_bucket(o, buckets, no_upscale, multiple) for o in {*map(tuple, sizes.values())}}
+    picked = {o: pick_bucket(o, buckets, no_upscale, multiple) for o in {(width, height) for width, height in sizes.values()}}
     groups = {o: [] for o in sorted({*picked.values()}, key=lambda o: (o[0]/o[1], o[0]))}
-    for name, size in sizes.items(): groups[picked[tuple(size)]].append(name)
+    for name, (width, height) in sizes.items(): groups[picked[width, height]].append(name)
     return groups
 
 # %% ../nbs/02_buckets.ipynb #1feb6bf9
@@ -125,9 +125,9 @@ def draw_crop(
     focus:tuple[float,float]=(.5, .5), # What should come to the middle, as shares of width and height
 ) -> Image.Image: # The whole picture; what would be cut off is greyed
     "Show what of a picture is kept"
-    box = [round(o) for o in crop_box(image.size, bucket, focus)]
+    left, top, right, bottom = (round(o) for o in crop_box(image.size, bucket, focus))
     shown = Image.blend(image.convert('RGB'), Image.new('RGB', image.size, 'grey'), .7)
-    shown.paste(image.crop(box), box[:2])
+    shown.paste(image.crop((left, top, right, bottom)), (left, top))
     return shown
 
 # %% ../nbs/02_buckets.ipynb #bb19ceae
@@ -141,11 +141,11 @@ def draw_buckets(
     longest = max(max(o) for o in groups)
     scale, total, tiles, labels = size/longest, sum(map(len, groups.values())), [], []
     for bucket, paths in groups.items():
-        small = tuple(max(1, round(o*scale)) for o in bucket)
+        width, height = (max(1, round(o*scale)) for o in bucket)
         tile = Image.new('RGB', (size, size), 'white')
-        left, top = ((size - o)//2 for o in small)
-        tile.paste(_example(paths, small, focus or {}), (left, top))
-        ImageDraw.Draw(tile).rectangle((left, top, left + small[0] - 1, top + small[1] - 1), outline='#888')
+        left, top = (size - width)//2, (size - height)//2
+        tile.paste(_example(paths, (width, height), focus or {}), (left, top))
+        ImageDraw.Draw(tile).rectangle((left, top, left + width - 1, top + height - 1), outline='#888')
         tiles.append(tile)
         labels.append(f'{bucket[0]} x {bucket[1]}: {len(paths)} of {total}')
     return image_grid(tiles, labels, size=size)

@@ -35,6 +35,7 @@ def find_prepare(
     if hasattr(captioner, 'prepare'): return captioner.prepare
     if size := getattr(captioner, 'size', None): return lambda image: image.resize(size, Image.Resampling.BICUBIC)
     if hasattr(captioner, 'model'): return lambda image: shrunk(image, getattr(captioner, 'max_pixels', 1024**2))
+    return None
 
 # %% ../nbs/04_caption.ipynb #1dcb4c90
 def open_ahead(
@@ -49,11 +50,11 @@ def open_ahead(
         try: image = dataset.image(row)
         except BadImage as e: return e
         return prepare(image) if prepare else image
-    waiting, batches = deque(), iter(batches)
+    waiting, left = deque(), iter(batches)
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         try:
             while True:
-                while len(waiting) <= ahead and (batch := next(batches, None)) is not None:
+                while len(waiting) <= ahead and (batch := next(left, None)) is not None:
                     waiting.append([(row, pool.submit(opened, row)) for row in batch])
                 if not waiting: return
                 yield [(row, image.result()) for row, image in waiting.popleft()]

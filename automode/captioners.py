@@ -104,7 +104,7 @@ def room(
     room = getattr(self.model.config.get_text_config(decoder=True), 'max_position_embeddings', None) or math.inf
     room -= 1 if self.writer.config.is_encoder_decoder else inputs['input_ids'].shape[1]
     if room < 1: raise Problem(f"the prompt '{prompt[:40]}…' leaves '{self.name}' no room for a caption; shorten it")
-    return min(max_new_tokens, room)
+    return int(min(max_new_tokens, room))
 
 # %% ../nbs/03_captioners.ipynb #7d97d82f
 @patch
@@ -120,7 +120,7 @@ def new_tokens(
     num_captions:int=1, # Captions for each picture
 ) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, their log-probabilities, and which of them count
     "Let the model write about each picture, `num_captions` rows for each"
-    settings = dict(num_beams=num_beams, num_return_sequences=num_captions)
+    settings:dict[str,Any] = dict(num_beams=num_beams, num_return_sequences=num_captions)
     if top_p is not None:
         settings = dict(num_beams=1, logits_processor=[self.draws(images, top_p, seed, num_captions)])
         images = [o for o in images for _ in range(num_captions)]
@@ -392,11 +392,9 @@ def load_processor(
         import transformers
         whole = getattr(transformers, PROCESSOR_MAPPING_NAMES.get(kind) or '', None)
         if whole is None or 'video_processor' not in whole.get_attributes(): raise _lacking(path, e) from e
-    class PictureProcessor(whole):
-        "The processor without its part for videos"
-        get_attributes = classmethod(lambda cls: [o for o in whole.get_attributes() if o != 'video_processor'])
-        apply_chat_template = ProcessorMixin.apply_chat_template    # SmolVLM's own wants to know about videos
-    try: return PictureProcessor.from_pretrained(path, video_processor=None)
+    own = dict(get_attributes=classmethod(lambda cls: [o for o in whole.get_attributes() if o != 'video_processor']),
+               apply_chat_template=ProcessorMixin.apply_chat_template)          # SmolVLM's own wants to know about videos
+    try: return type('PictureProcessor', (whole,), own).from_pretrained(path, video_processor=None)
     except ImportError as e: raise _lacking(path, e) from e
 
 def _lacking(

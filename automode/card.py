@@ -228,7 +228,7 @@ def front_matter(
     from huggingface_hub import ModelCardData
     sdxl, base = facts.info.get('ss_base_model_version', '').startswith('sdxl'), facts.base
     tags = ['lora', 'stable-diffusion-xl' if sdxl else 'stable-diffusion', 'text-to-image', 'diffusers', 'template:sd-lora', 'automode']
-    extra = dict(instance_prompt=facts.words) if facts.words else {}
+    extra:dict[str,Any] = dict(instance_prompt=facts.words) if facts.words else {}
     if pictures: extra['widget'] = [dict(text=make_printable(text) or ' ', output=dict(url=name)) for name, text in pictures.items()]
     on_hub = base.path is None and base.name != 'starter'
     return ModelCardData(base_model=base.name if on_hub else None, tags=tags, library_name='diffusers', pipeline_tag='text-to-image', **licence, **extra).to_yaml()

@@ -187,6 +187,6 @@ def _unreadable(
 ) -> Problem: # To raise
     "Say that a file cannot be read"
     if path.stat().st_size == 0: return Problem(f"'{path}' is empty; download it again")
-    if isinstance(why, SafetensorError) and path.suffix != '.safetensors': why = 'it is neither safetensors nor a checkpoint'
-    why = make_printable(str(why) or type(why).__name__)[:120]
-    return Problem(f"'{path}' cannot be read as a file of weights ({why}); download it again, or give another one")
+    text = str(why) or type(why).__name__
+    if isinstance(why, SafetensorError) and path.suffix != '.safetensors': text = 'it is neither safetensors nor a checkpoint'
+    return Problem(f"'{path}' cannot be read as a file of weights ({make_printable(text)[:120]}); download it again, or give another one")

@@ -196,7 +196,7 @@ def _row_for(
 ) -> dict: # The row as it is written
     "Fill in the captions of a row; for ourselves they stay as they are"
     if to == 'automode': return row
-    keys = dict(text=_caption_for(to, row.get('text') or '', options))
+    keys:dict = dict(text=_caption_for(to, row.get('text') or '', options))
     if isinstance(row.get('captions'), list):
         keys['captions'] = [_caption_for(to, o, options) for o in row['captions'] if isinstance(o, str)]
     return row | keys
@@ -278,7 +278,7 @@ def _put_notes(
 def convert(
     src:str|Path, # A folder of captioned pictures, a `.tar` or a `.toml`
     out:str|Path, # Folder for the result: empty, or from the same command before
-    to:str='kohya', # The format to write; see `formats`
+    to:str|None=None, # The format to write, see `formats`; None takes kohya's, or ours when the pictures come from there
     from_:str|None=None, # The format of `src`; None finds out
     token:str|None=None, # The word that names the subject, filled in or put in front
     class_word:str|None=None, # What kind of thing the subject is
@@ -292,8 +292,9 @@ def convert(
     "Bring captioned pictures from any format to any other; the same again goes on where it was killed"
     src, out = Path(src), Path(out)
     options = Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
-    _check_asked(src, out, to, options)
     from_ = from_ or detect_format(src).name
+    to = to or ('automode' if from_.startswith('kohya') else 'kohya')
+    _check_asked(src, out, to, options)
     find = lambda: find_pictures(src, from_, token=token, class_word=class_word, text_column=text_column)
     total = _look_over(find(), to, options)
     settings = dict(src=os.path.realpath(src), to=to, from_=from_, text_column=text_column, **options._asdict())

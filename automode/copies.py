@@ -41,7 +41,8 @@ def hash_image(
     if not can_hash(): raise Problem('to find near-duplicates the library ImageHash is needed; run: pip install ImageHash')
     import imagehash
     bits = np.packbits(imagehash.phash(image).hash).view('>u8')[0]
-    return int(bits), image.convert('RGB').resize((1, 1), Image.Resampling.BOX).getpixel((0, 0))
+    red, green, blue = np.asarray(image.convert('RGB').resize((1, 1), Image.Resampling.BOX))[0, 0].tolist()
+    return int(bits), (red, green, blue)
 
 def bits_between(
     one:int, # 64 bits
@@ -118,10 +119,10 @@ def _find_leader(
     return o
 
 def near_groups(
-    hashes:Mapping[str,tuple[int,tuple[int,int,int]]], # From `hash_image`, by name
+    hashes:Mapping[Any,tuple[int,tuple[int,int,int]]], # From `hash_image`, by name or number
     near:int=6, # Bits that may differ
     colour:int=64, # How far mean colours may be apart, of 255
-) -> list[list[str]]: # Groups of two names and more, each in order
+) -> list[list]: # Groups of two names and more, each in order
     "Pictures that look alike"
     names = sorted(hashes, key=lambda o: (hashes[o][1], o))
     apart = lambda a, b: max(abs(x - y) for x, y in zip(hashes[a][1], hashes[b][1]))

@@ -60,12 +60,12 @@ def read_addresses(
     try: lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError: raise Problem(f"'{path}' is not a text file in UTF-8; give one with an address a line") from None
     except OSError as e: raise Problem(f"'{path}' cannot be read ({e.strerror}); check its spelling") from None
-    lines = [(n, o.strip()) for n, o in enumerate(lines, 1) if o.strip() and not o.strip().startswith('#')]
-    for n, line in lines:
+    listed = [(n, o.strip()) for n, o in enumerate(lines, 1) if o.strip() and not o.strip().startswith('#')]
+    for n, line in listed:
         if not is_address(line): raise Problem(f"line {n} of '{path}' is {show_address(line)}, which is not an address; "
                                                "begin it with https://, or with # to leave it out")
-    if not lines: raise Problem(f"there are no addresses in '{path}'; write one a line")
-    return list(dict.fromkeys(o for _, o in lines))
+    if not listed: raise Problem(f"there are no addresses in '{path}'; write one a line")
+    return list(dict.fromkeys(o for _, o in listed))
 
 # %% ../nbs/02_download.ipynb #b3c9886c
 def find_addresses(

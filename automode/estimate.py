@@ -229,7 +229,7 @@ def _changes(
 ) -> list[dict]: # Fields of `job` to change
     "Changes that save memory, those that are least felt first: alone, then more and more of them together"
     batches = [n for n in range(job.batch_size - 1, 0, -1) if job.batch_size % n == 0]
-    split = [dict(batch_size=n, accumulation=job.accumulation * job.batch_size // n) for n in batches]
+    split:list[dict] = [dict(batch_size=n, accumulation=job.accumulation * job.batch_size // n) for n in batches]
     again = [] if job.checkpointing else [dict(checkpointing=True)]
     light = [dict(optimizer='adamw8bit')] * (job.optimizer == 'adamw') + [dict(quantize='nf4')] * (not job.quantize)
     if job.device.type != 'cuda': light = []
@@ -299,8 +299,8 @@ def _duration(seconds:float) -> str: # In the unit that a person would take
 
 def _shares(parts:dict) -> str: # Largest first, without what rounds to nothing
     total = sum(parts.values()) or 1
-    parts = sorted(parts.items(), key=lambda o: -o[1])
-    return ', '.join(f'{name} {100*part/total:.0f} %' for name, part in parts if part >= .005 * total)
+    ordered = sorted(parts.items(), key=lambda o: -o[1])
+    return ', '.join(f'{name} {100*part/total:.0f} %' for name, part in ordered if part >= .005 * total)
 
 def room_for(
     device, # A `torch.device` or its name

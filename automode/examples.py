@@ -107,6 +107,7 @@ def add_masks(
     masked, bad, without = {}, {}, []
     if masked_loss != 'alpha' and not Path(masked_loss).is_dir():
         raise Problem(f"masked_loss '{masked_loss}' is not a folder; give the folder that holds the masks, or say alpha")
+    mask:Path|str|None
     for name, o in found.items():
         if masked_loss == 'alpha': mask = 'alpha' if _has_alpha(o.path) else None
         else: mask = _find_mask(name, Path(masked_loss))
@@ -158,8 +159,8 @@ def look_at(
     "Read every picture once, to learn which will do"
     known = _read_looks(record)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        looks = pool.map(lambda o: _look(o, background, known), paths)
-        looks = list(progress(looks, 'looking at pictures', total=len(paths)))
+        found = pool.map(lambda o: _look(o, background, known), paths)
+        looks = list(progress(found, 'looking at pictures', total=len(paths)))
     seen = {o.digest: [o.size, o.look] for o in looks if isinstance(o, Look)}
     if record and seen.keys() - known.keys():
         with suppress(OSError): write_json(record, known | seen)

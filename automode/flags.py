@@ -55,7 +55,7 @@ class Place(str):
     "A place that may stay empty, where other parameters with a default are flags"
 
 def add_flag(
-    parser:Parser, # Where to
+    parser:argparse._ActionsContainer, # Where to: a parser, or a group of its flags
     parameter:inspect.Parameter, # One parameter of the function
     help:str, # Its docment
     alone:bool, # Must a truth value stand without a word after it?
@@ -86,9 +86,9 @@ def make_parser(
     layout = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
     parser = Parser(prog=prog, description=command.__doc__, epilog=f'example:\n  {example}' if example else '',
                     allow_abbrev=False, formatter_class=layout)
-    parameters, helps = inspect.signature(command).parameters.values(), docments(command)
-    alone = any(o.default is inspect.Parameter.empty or o.annotation is Place for o in parameters)
-    parameters = [o for o in parameters if o.kind is not o.VAR_KEYWORD]
+    known, helps = inspect.signature(command).parameters.values(), docments(command)
+    alone = any(o.default is inspect.Parameter.empty or o.annotation is Place for o in known)
+    parameters = [o for o in known if o.kind is not o.VAR_KEYWORD]
     for o in parameters: add_flag(parser, o, helps[o.name] or '', alone)
     if settings: _add_settings(parser, settings, {o.name for o in parameters}, alone)
     return parser

@@ -229,10 +229,9 @@ def write_kohya(
         if not name:
             out.reject(found.row, f"kohya's scripts do not read {Path(found.row['file_name']).suffix} files")
             continue
-        subset = dict(image_dir=os.path.join(root, folder), class_tokens=one_line(tokens), num_repeats=repeats)
-        subsets.setdefault(folder, subset)
-        put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension,
-                   default=subset['class_tokens'])
+        said = one_line(tokens)
+        subsets.setdefault(folder, dict(image_dir=os.path.join(root, folder), class_tokens=said, num_repeats=repeats))
+        put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension, default=said)
     config = dict(general=dict(caption_extension=options.caption_extension, enable_wildcard=False),
                   datasets=[dict(subsets=[subsets[o] for o in sorted(subsets)])])
     out.put('dataset.toml', to_toml(config).encode())

@@ -256,7 +256,7 @@ def _step(
     way:str, # `undo` or `redo`
 ) -> Changes: # What changed
     "Go one change back, or forth again"
-    folder, side = getattr(dataset, 'folder', dataset), int(way == 'redo')
+    folder, side = dataset.folder if isinstance(dataset, Dataset) else dataset, int(way == 'redo')
     with lock_dataset(folder):
         dataset = open_dataset(dataset)
         was = _settle(dataset)

@@ -120,6 +120,7 @@ def split_key(
     "Take a tensor's name apart"
     for end, what in _ends.items():
         if key.endswith(end): return key.removesuffix(end) + ('_lora' if end[0] == '_' else ''), what
+    return None
 
 def kind_of(
     tensors:dict, # What belongs to a layer
@@ -138,6 +139,7 @@ def rank_of(
     "How much room a layer has"
     for o in ('down', 'hada_w1_b', 'lokr_w2_b', 'lokr_w1_b'):
         if o in tensors: return tensors[o].shape[0]
+    return None
 
 # %% ../nbs/06_layers.ipynb #53ea402f
 def open_lora(

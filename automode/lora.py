@@ -153,7 +153,7 @@ def lora_metadata(
     family, v = base.family, base.noise_scheduler.config.prediction_type == 'v_prediction'
     width, height = resolution if isinstance(resolution, (list, tuple)) else (resolution or base.resolution,)*2
     version = 'sdxl_base_v1-0' if family == 'sdxl' else family
-    known = dict(ss_output_name=name, ss_sd_model_name=Path(base.name).name, ss_v2=str(family == 'sd_v2'),
+    known:dict = dict(ss_output_name=name, ss_sd_model_name=Path(base.name).name, ss_v2=str(family == 'sd_v2'),
                  ss_base_model_version=version, ss_resolution=f'({width}, {height})')
     known |= {f'ss_{k}': v for k, v in settings.items() if v is not None}
     plain = dict(ss_network_module='networks.lora', ss_network_dim=rank, ss_network_alpha=alpha)

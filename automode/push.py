@@ -101,15 +101,15 @@ def pack(
     with_captions:bool=False, # With the captions that it was trained on?
 ) -> tuple[dict[str,bytes],list[str]]: # What is sent, by its name there; and what was left out of files
     "Put together what is sent, and nothing else"
-    run = find_run(run)
-    folder, path, captions = run.folder, run.folder/'README.md', None if with_captions else read_facts(run.folder).captions
+    found = find_run(run)
+    folder, path, captions = found.folder, found.folder/'README.md', None if with_captions else read_facts(found.folder).captions
     read = lambda: path.read_text(encoding='utf-8', errors='replace')
     if not path.exists() or (is_own(read()) and card_trouble(folder, read(), captions)): write_card(folder)
     card = read()
     why = card_trouble(folder, card, None if is_own(card) else captions)
     if why: raise Problem(f"the card '{path}' {why}")
     text = re.sub(r'\n<!-- automode wrote this card: \w+ -->\n$', '', card).replace("load_lora_weights('.',", f"load_lora_weights('{repo}',")
-    loras = [run.lora, run.best_lora] + [folder/'diffusers'/'pytorch_lora_weights.safetensors']*("subfolder='diffusers'" in card)
+    loras = [found.lora, found.best_lora] + [folder/'diffusers'/'pytorch_lora_weights.safetensors']*("subfolder='diffusers'" in card)
     cleaned = {o.relative_to(folder).as_posix(): clean_lora(o, captions) for o in loras if o.exists()}
     cleaned |= {o: clean_picture(folder/o) for o in shown_pictures(folder, card)}
     out = [f'{name}: {text}' for name, (_, texts) in cleaned.items() for text in texts]

@@ -6,6 +6,7 @@
 __all__ = ['ORDERS', 'Review']
 
 # %% ../nbs/04_review.ipynb #fe61f3fa
+from pathlib import Path
 from typing import Callable, Iterable
 
 from fastcore.basics import patch
@@ -27,7 +28,7 @@ class Review:
     "A person's way through the captions of a dataset"
     def __init__(
         self,
-        dataset:Dataset|str, # A dataset or its folder
+        dataset:Dataset|str|Path, # A dataset or its folder
         order:str='score', # One of `ORDERS`
         token:str|None=None, # The word that names the subject in prompts
         class_word:str|None=None, # What kind of thing it is
@@ -36,7 +37,9 @@ class Review:
     ):
         self.dataset, self.token, self.class_word = open_dataset(dataset), token, class_word
         self.count_tokens, self.room = count_tokens, room
-        self.names, self.name, self.mine, self.marked, self._where = [], None, {}, [], None
+        self.names, self.mine, self.marked = [], {}, []
+        self.name:str|None = None                              # the picture that is shown
+        self._where:Callable[[dict],bool]|None = None          # which rows are shown; None means all
         self.sort(order)
 
     def __len__(self): return len(self.names)

@@ -53,7 +53,8 @@ class ReviewWidget(anywidget.AnyWidget):
         captioner:str|Path|Callable='starter', # Who is asked for other captions
     ):
         self.review, self.captioner, self.version, self.turn = review, captioner, 0, 0
-        self.seen, self.lock = None, RLock()                 # when the file was last read; who answers
+        self.seen:tuple[int,int]|None = None                 # when the file was last read
+        self.lock = RLock()                                  # who answers
         super().__init__(view=self.describe())
         self.on_msg(lambda widget, content, buffers: self.answer(content))
         if not review.count_tokens: _thinkers.submit(self._count_tokens, base)

@@ -34,7 +34,8 @@ class Tail:
         self,
         path:Path, # The file, which need not be there yet
     ):
-        self.path, self.rows, self.read_to, self.file = path, [], 0, None
+        self.path, self.rows, self.read_to = path, [], 0
+        self.file:int|None = None                                    # the number that the disk gave it
 
     def read(self) -> list[dict]: # All rows so far; half a row at the end, as a killed writer leaves it, is none
         "Read what is new; a file that was written anew is read from its start"
@@ -339,8 +340,8 @@ def make_plan(
     where, beside = (o.folder if isinstance(o, Dataset) else o for o in (dataset, class_images))
     for o in filter(None, (where, beside)): keep_apart(Path(out), Path(o))
     take_from(Path(out), config)
-    folder, looks = Path(out), dict(repeats=config.repeats, masked_loss=config.masked_loss)
-    examples, bad, notes = find_examples(dataset, config.token, config.class_word, **looks,
+    folder = Path(out)
+    examples, bad, notes = find_examples(dataset, config.token, config.class_word, repeats=config.repeats, masked_loss=config.masked_loss,
                                          shuffle_tags=config.shuffle_tags, keep_tags=config.keep_tags, seed=config.seed)
     class_examples = []
     if class_images is not None:

@@ -73,8 +73,8 @@ def complete(
     if samples: keep_samples_a_step(config, samples, accelerator.num_processes)
     rates = (config.learning_rate, config.text_encoder_lr)[:1 + config.train_text_encoder]
     plan.notes = [*plan.notes, *check_optimizer(config.optimizer, config.lr_scheduler, rates, bool(config.ema_decay))]
-    size = dict(resolution=config.resolution, multiple=bucket_multiple(base), buckets=config.buckets)
-    for name in ('examples', 'class_examples', 'held_out'): setattr(plan, name, assign(getattr(plan, name), **size))
+    size = config.resolution, bucket_multiple(base), config.buckets
+    for name in ('examples', 'class_examples', 'held_out'): setattr(plan, name, assign(getattr(plan, name), *size))
     check_same_run(folder, plan.settings)
     return config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
 
@@ -149,12 +149,12 @@ def encode_all(
 ) -> Cache: # On the device, if it is small beside what is free there
     "Encode pictures and prompts, or find them from the last time"
     config, num = plan.config, accelerator.num_processes
-    settings = dict(flip=config.flip_p > 0, folder=kept_folder(plan, 'latents') if config.cache == 'disk' else None)
+    flip, folder = config.flip_p > 0, (kept_folder(plan, 'latents') if config.cache == 'disk' else None)
     if num > 1:
-        fill_cache(base, [*examples, *class_examples], **settings, process_index=accelerator.process_index, num_processes=num)
+        fill_cache(base, [*examples, *class_examples], flip=flip, folder=folder, process_index=accelerator.process_index, num_processes=num)
         accelerator.wait_for_everyone()
     cache = make_cache(base, examples, class_examples, encode_text=not config.train_text_encoder,
-                       prior_loss_weight=config.prior_loss_weight, **settings)
+                       prior_loss_weight=config.prior_loss_weight, flip=flip, folder=folder)
     plan.bad |= cache.left_out
     plan.notes = [*plan.notes, *cache.notes]
     size = sum(o.nbytes for o in (*cache.mean, *cache.std, *(cache.encoded or ())) if o is not None)

@@ -19,7 +19,7 @@ def starter_folder(
     "The folder of a built-in model"
     marks = dict(base='model_index.json', captioner='config.json')
     if kind not in marks: raise Problem(f"'{kind}' is not a kind of starter model; say base or captioner")
-    folder = find_model('starter', kind)
+    folder = Path(find_model('starter', kind))
     if not (folder/marks[kind]).exists():
         raise Problem(f"the starter {kind} is not in '{folder}'; install automode again, or name another {kind}")
     return folder

@@ -324,7 +324,7 @@ def finish(
     accelerator = trainer.accelerator
     counts = accelerator.is_main_process and not is_sharded(trainer.base)          # a part of a unet cannot be counted
     needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
-    room = needs and room_for(needs.job.device, trainer.base.unet)
+    room = room_for(needs.job.device, trainer.base.unet) if needs else None
     if needs: print(needs.describe(room))
     if room and 1.5 * needs.peak > room.free: trainer.replaying = False      # a recording keeps its memory while pictures are drawn
     try:
@@ -335,7 +335,7 @@ def finish(
     except (RuntimeError, MemoryError) as e:
         if not is_out_of_memory(e): raise
         clear_frames(e.__traceback__)                        # a notebook keeps the error, and with it what did not fit
-        raise Problem(out_of_memory_advice(needs, room and room.free) if needs
+        raise Problem(out_of_memory_advice(needs, room.free if room else None) if needs
                       else 'memory ran out; use a smaller --batch_size or --resolution') from None
     finally: trainer.replays.clear()                         # their memory goes back, also when a notebook keeps the error
     if accelerator.is_main_process:

@@ -100,7 +100,7 @@ def is_public(
     ip = ipaddress.ip_address(str(number).split('%')[0])
     if ip.version == 6:
         inner = ipaddress.IPv4Address(int(ip) & 0xffffffff) if ip in _wraps4 else ip.ipv4_mapped
-        if inner: return is_public(inner)
+        if inner: return is_public(str(inner))
         if ip not in _public6 or ip.sixtofour or ip.teredo: return False
     return ip.is_global and not ip.is_multicast
 
@@ -130,7 +130,7 @@ def find_proxy(
     proxies = getproxies_environment()
     url = proxies.get(address.scheme) or proxies.get('all')
     name = _netloc('', address.host, address.port)
-    if not url or _is_local(address.host) or proxy_bypass_environment(name, proxies): return
+    if not url or _is_local(address.host) or proxy_bypass_environment(name, proxies): return None
     try: parts = urlsplit(url if '://' in url else f'http://{url}'); host, port = parts.hostname, parts.port or 80
     except ValueError: host = None
     if not host or parts.scheme != 'http':
@@ -302,7 +302,7 @@ class Busy(Problem):
     def __init__(
         self,
         text:str, # What to say
-        wait:str|None=None, # Seconds until it may be asked again, if it says so
+        wait:str|int|None=None, # Seconds until it may be asked again, if it says so
     ):
         super().__init__(text)
         self.wait = int(wait) if re.fullmatch(r'[0-9]{1,6}', str(wait)) else 0

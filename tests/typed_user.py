@@ -15,6 +15,7 @@ from automode.train import train
 dataset = caption_folder('holiday', captioner='starter', prompt='a picture of', out='dataset')
 first: Image.Image = dataset.image(dataset.trainable()[0])
 grid: Image.Image = dataset.grid(6)
+done: dict[str, int] = dataset.counts
 names: list[str] = [row['file_name'] for row in dataset.trainable()]
 again = Dataset.read('dataset')
 run = train(again, base='starter', out='outlined', max_train_steps=300, batch_size=8, learning_rate=1e-3, token='tiantian')
