@@ -9,6 +9,7 @@ __all__ = ['LoraInfo', 'info', 'info_text', 'convert', 'merge', 'merge_into', 'r
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Sequence
 
 import torch
 
@@ -150,7 +151,7 @@ def convert(
 # %% ../nbs/06_lora_tools.ipynb #7a754f00
 def _check_weights(
     paths:list, # LoRA files
-    weights:list[float]|None, # How strongly each of them acts; None is 1 for each
+    weights:Sequence[float]|None, # How strongly each of them acts; None is 1 for each
 ) -> list[float]: # As many as files
     "A weight for each file"
     weights = [1.]*len(paths) if weights is None else list(weights)
@@ -159,9 +160,9 @@ def _check_weights(
     return weights
 
 def merge(
-    paths:list[str|Path], # LoRA files, of the kind `lora`
+    paths:Sequence[str|Path], # LoRA files, of the kind `lora`
     out:str|Path, # The new `.safetensors` file
-    weights:list[float]|None=None, # How strongly each of them acts; None is 1 for each
+    weights:Sequence[float]|None=None, # How strongly each of them acts; None is 1 for each
     dtype:str|None=None, # Precision of the new file; None takes the first one's
 ) -> Path: # The new file, under kohya's names
     "Put several LoRAs side by side as one"
@@ -200,9 +201,9 @@ def _dims(
 # %% ../nbs/06_lora_tools.ipynb #269ed8f4
 def merge_into(
     base:str|Path, # `starter`, a folder, a file, or a Hugging Face id
-    paths:list[str|Path], # LoRA files of any kind
+    paths:Sequence[str|Path], # LoRA files of any kind
     out:str|Path, # Folder for the new model
-    weights:list[float]|None=None, # How strongly each of them acts; None is 1 for each
+    weights:Sequence[float]|None=None, # How strongly each of them acts; None is 1 for each
     dtype:str|None=None, # Precision of the new model; None takes float32
 ) -> Path: # The folder
     "Add LoRAs to a base, and write it as a diffusers model"
