@@ -150,7 +150,7 @@ def convert(
 
 # %% ../nbs/06_lora_tools.ipynb #7a754f00
 def _check_weights(
-    paths:list, # LoRA files
+    paths:Sequence, # LoRA files
     weights:Sequence[float]|None, # How strongly each of them acts; None is 1 for each
 ) -> list[float]: # As many as files
     "A weight for each file"
