@@ -23,7 +23,7 @@ FLAGS = {
     'demo': 'out',
     'push': 'private dry_run with_captions',
     'completion': '',                                                       # it takes a shell and no flag
-    'lora': 'out to base with weights rank conv_rank energy dtype',
+    'lora': 'out to base weights rank conv_rank energy dtype',
     'dreambooth': 'project_name training_model regularization_images training_images max_training_steps class_word token flip_p learning_rate '
                   'save_every_x_steps seed token_only config_file_path debug gpu'}
 
