@@ -15,13 +15,14 @@ from .core import Problem
 from .dataset import Dataset, training_prompt
 from .edits import Edit, WordCounts, caption_change, count_words, edit_captions, select_rows
 from .history import Changes, by_name, make_changes, open_dataset, redo, undo
+from .rows import STATUSES
 
 # %% ../nbs/04_review.ipynb #8884e1e3
 ORDERS = {
     'score': lambda row: (bool(row.get('text')), row['score'] if isinstance(row.get('score'), (int, float)) else 0.),
     'name': lambda row: (),
     'length': lambda row: (len(row.get('text') or ''),),
-    'status': lambda row: (('auto', 'edited', 'accepted', 'excluded').index(row.get('status') or 'auto'),),
+    'status': lambda row: (STATUSES.index(row['status']) if row.get('status') in STATUSES else 0,),
 }
 
 class Review:
@@ -299,7 +300,7 @@ def candidates(
 @patch
 def refresh(
     self:Review,
-) -> list[str]: # Pictures that somebody else changed, added or removed
+) -> list[str]: # Pictures that somebody else changed or added
     "Take in what others have written meanwhile"
     key = lambda o: (o.get('text'), o.get('status'), o.get('score'))
     before = {name: key(o) for name, o in by_name(self.dataset).items()}
