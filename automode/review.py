@@ -60,7 +60,7 @@ def sort(
     rows = [o for o in self.dataset if self._where is None or self._where(o)]
     rows.sort(key=lambda o: (*key(o), o['file_name']), reverse=reverse)
     self.names = [o['file_name'] for o in rows]
-    self._place = {name: n for n, name in enumerate(self.names)}
+    self._place, self._all = {name: n for n, name in enumerate(self.names)}, {o['file_name'] for o in self.dataset}
     if self.name not in self._place: self.name = self.names[0] if self.names else None
 
 @patch
@@ -306,6 +306,6 @@ def refresh(
     before = {name: key(o) for name, o in by_name(self.dataset).items()}
     self.dataset.refresh()
     after = {name: key(o) for name, o in by_name(self.dataset).items()}
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    if before.keys() != after.keys(): self.sort(self.order, self.reverse)
+    changed = [name for name in before | after if before.get(name) != after.get(name) or name not in self._all]
+    if after.keys() != self._all: self.sort(self.order, self.reverse)    # also those that came in with a change of ours
     return changed
