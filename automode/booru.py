@@ -86,6 +86,9 @@ class Tagger:
         self.thresholds = check_thresholds(thresholds)
         self.several = table is not None or model.config.problem_type == 'multi_label_classification'
         self.tags = tag_categories([model.config.id2label[i] for i in range(model.config.num_labels)], table)
+        kinds = {*TAG_CATEGORIES.values(), *(kind for _, kind in self.tags)}
+        if wrong := self.thresholds.keys() - kinds:
+            raise Problem(f"'{min(wrong)}' is not a category of tags; thresholds are for {', '.join(sorted(kinds))}")
 
     def __repr__(self): return f'Tagger({self.name!r}, {len(self.tags)} tags, {self.model.device})'
 

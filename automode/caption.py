@@ -312,6 +312,8 @@ def caption_folder(
 ) -> Dataset: # The folder as a dataset; `bad` names what cannot be used, `counts` what was done and what stays a person's
     "Describe the pictures of a folder, and keep the captions in its `metadata.jsonl`"
     if batch_size is not None and batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')
+    if options and callable(captioner):
+        raise Problem(f"{min(options)} is for a captioner that is named; leave it out, or give it to load_captioner")
     name = getattr(captioner, 'name', None) or getattr(captioner, '__name__', None) or captioner
     settings = dict(captioner=str(name), prompt=prompt, num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p,
                     seed=seed, num_captions=num_captions, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite,

@@ -311,7 +311,7 @@ class FunctionCaptioner:
         accepted = inspect.signature(function).parameters.values()
         self.takes = {o.name for o in accepted if o.kind in (o.KEYWORD_ONLY, o.POSITIONAL_OR_KEYWORD)}
         self.takes_all = any(o.kind == o.VAR_KEYWORD for o in accepted)
-        self.places = sum(o.kind in (o.POSITIONAL_ONLY, o.POSITIONAL_OR_KEYWORD) for o in accepted)
+        self.places = [o.name for o in accepted if o.kind in (o.POSITIONAL_ONLY, o.POSITIONAL_OR_KEYWORD)]
 
     def __repr__(self): return f'FunctionCaptioner({self.name!r})'
 
@@ -325,8 +325,11 @@ def __call__(
 ) -> list[Captioned]: # What the function returned, in our form
     "Describe each picture"
     if not len(images): return []
-    handed = [list(images), prompt][:2 if self.places > 1 else 1]
-    found = list(self.function(*handed, **{k: v for k, v in kwargs.items() if self.takes_all or k in self.takes}))
+    handed:list[Any] = [list(images)]
+    named = {k: v for k, v in kwargs.items() if self.takes_all or k in self.takes}
+    if 'prompt' in self.takes: named['prompt'] = prompt
+    elif len(self.places) > 1 and self.places[1] not in named: handed.append(prompt)
+    found = list(self.function(*handed, **named))
     if len(found) != len(images): raise Problem(f"the captioner '{self.name}' returned {len(found)} captions for "
                                                 f"{len(images)} pictures; it must return one for each")
     return [as_captioned(o, self.name) for o in found]
@@ -428,7 +431,7 @@ def load_captioner(
         if kind is Tagger: return load_tagger(name, device, dtype, thresholds, escape, pad, trust_remote_code)
         model = load_model(AutoModelForImageTextToText, path, name, trust_remote_code, dtype=pick_dtype(device, dtype)).to(device)
         processor = load_processor(path, config.get('model_type'), trust_remote_code)
-        if kind is ChatCaptioner and not getattr(processor, 'chat_template', None):
+        if issubclass(kind, ChatCaptioner) and not getattr(processor, 'chat_template', None):
             raise Problem(f"'{name}' has no chat template, so that it cannot be asked for a caption; choose a model that chats")
         return kind(model, processor, str(name), prompt_template, prefix)
 
@@ -440,7 +443,7 @@ def _check_options(
     for_tagger:bool, # Did the user give anything that is for taggers?
 ) -> None:
     "Refuse options that would go unheard"
-    if prompt_template and kind is not ChatCaptioner:
+    if prompt_template and not issubclass(kind, ChatCaptioner):
         raise Problem(f"'{name}' takes no prompt_template, which is for models that chat; give it a prompt instead")
     if prefix and kind in (BlipCaptioner, Tagger):
         raise Problem(f"'{name}' takes no prefix, since its captions begin with the prompt; give it a prompt instead")

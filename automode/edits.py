@@ -295,7 +295,9 @@ def _find_changes(
         if (not excluded and row.get('status') == 'excluded') or (where and not where(row)): continue
         before, looked = row.get('text'), looked + 1
         after = before or ''
-        for o in steps: after = o.change(after, row)
+        for o in steps:
+            if not isinstance(after := o.change(after, row), str):
+                raise Problem(f"'{o.what}' makes {after!r:.40} of the caption '{(before or '')[:60]}'; it must return a text")
         if after != (before or ''): changes[row['file_name']] = caption_change(row, after)
     return changes, looked
 
@@ -366,15 +368,16 @@ def read_captions(
     path:str|Path, # A `.json`, `.jsonl` or `.csv` file
 ) -> dict[str,str]: # Captions by `file_name`
     "Read captions that lie in one file"
-    path = Path(path)
-    if path.suffix not in ('.json', '.jsonl', '.csv'): raise Problem(f"'{path}' is not .json, .jsonl or .csv; give such a file")
+    path, kind = Path(path), Path(path).suffix.lower()
+    if kind not in ('.json', '.jsonl', '.csv'): raise Problem(f"'{path}' is not .json, .jsonl or .csv; give such a file")
     try:
         with open(path, encoding='utf-8-sig', newline='') as f:
-            if path.suffix == '.csv': rows = list(csv.DictReader(f))
-            else: rows = json.load(f) if path.suffix == '.json' else [json.loads(o) for o in f if o.strip()]
+            if kind == '.csv': rows = list(csv.DictReader(f))
+            else: rows = json.load(f) if kind == '.json' else [json.loads(o) for o in f if o.strip()]
     except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); check its name and rights") from None
     except (ValueError, csv.Error) as e:
-        raise Problem(f"'{path}' could not be read as {path.suffix[1:].upper()} ({e}); mend it") from None
+        raise Problem(f"'{path}' could not be read as {kind[1:].upper()} ({e}); mend it") from None
+    if not rows: raise Problem(f"'{path}' holds no captions; give a file that does")
     if isinstance(rows, dict): rows = [dict(file_name=name, text=text) for name, text in rows.items()]
     for n, o in enumerate(rows if isinstance(rows, list) else [None], 1):
         if not isinstance(o, dict) or not all(isinstance(o.get(key), str) for key in ('file_name', 'text')):

@@ -15,13 +15,14 @@ from .core import Problem
 from .dataset import Dataset, training_prompt
 from .edits import Edit, WordCounts, caption_change, count_words, edit_captions, select_rows
 from .history import Changes, by_name, make_changes, open_dataset, redo, undo
+from .rows import STATUSES
 
 # %% ../nbs/04_review.ipynb #8884e1e3
 ORDERS = {
     'score': lambda row: (bool(row.get('text')), row['score'] if isinstance(row.get('score'), (int, float)) else 0.),
     'name': lambda row: (),
     'length': lambda row: (len(row.get('text') or ''),),
-    'status': lambda row: (('auto', 'edited', 'accepted', 'excluded').index(row.get('status') or 'auto'),),
+    'status': lambda row: (STATUSES.index(row['status']) if row.get('status') in STATUSES else 0,),
 }
 
 class Review:
@@ -59,7 +60,7 @@ def sort(
     rows = [o for o in self.dataset if self._where is None or self._where(o)]
     rows.sort(key=lambda o: (*key(o), o['file_name']), reverse=reverse)
     self.names = [o['file_name'] for o in rows]
-    self._place = {name: n for n, name in enumerate(self.names)}
+    self._place, self._all = {name: n for n, name in enumerate(self.names)}, {o['file_name'] for o in self.dataset}
     if self.name not in self._place: self.name = self.names[0] if self.names else None
 
 @patch
@@ -299,12 +300,12 @@ def candidates(
 @patch
 def refresh(
     self:Review,
-) -> list[str]: # Pictures that somebody else changed, added or removed
+) -> list[str]: # Pictures that somebody else changed or added
     "Take in what others have written meanwhile"
     key = lambda o: (o.get('text'), o.get('status'), o.get('score'))
     before = {name: key(o) for name, o in by_name(self.dataset).items()}
     self.dataset.refresh()
     after = {name: key(o) for name, o in by_name(self.dataset).items()}
-    changed = [name for name in before | after if before.get(name) != after.get(name)]
-    if before.keys() != after.keys(): self.sort(self.order, self.reverse)
+    changed = [name for name in before | after if before.get(name) != after.get(name) or name not in self._all]
+    if after.keys() != self._all: self.sort(self.order, self.reverse)    # also those that came in with a change of ours
     return changed

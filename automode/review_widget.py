@@ -66,7 +66,7 @@ def describe(
     message:str='', # A line for the person
 ) -> dict[str,Any]: # What the page shows
     "The present picture, and where in the dataset it is"
-    review, counts = self.review, Counter(o.get('status') or 'auto' for o in self.review.dataset)
+    review, counts = self.review, Counter(str(o.get('status') or 'auto') for o in self.review.dataset)
     row = review.row() if review.name is not None else {}
     prompt, score = (review.prompt(row), row.get('score')) if row else ('', None)
     return dict(
@@ -222,9 +222,8 @@ def _send_pictures(
     review, dataset, rows = self.review, self.review.dataset, by_name(self.review.dataset)
     def uri(name, size):
         if name not in rows: return ''                       # only pictures of the dataset
-        path = dataset.path(rows[name])
-        try: return _picture(str(path), path.stat().st_mtime_ns, dataset.background, size)
-        except OSError: return ''
+        try: return _picture(str(path := dataset.path(rows[name])), path.stat().st_mtime_ns, dataset.background, size)
+        except (OSError, Problem): return ''                 # gone, or by now a link that leads out of the folder
     if content['do'] == 'picture': return self.send(dict(tell='picture', name=content['name'], uri=uri(content['name'], LARGE)))
     if content.get('version') != self.version: return
     start = max(0, int(content['start']))
