@@ -101,7 +101,7 @@ def describe(
              f"the first picture trains with the prompt: {examples[0].prompt!r}"]
     lines += [f'left out: {why}' for why in plan.bad.values()] + list(plan.notes)
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
-    if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
+    if long: lines.append(f"{len(long)} prompt{'s are' if len(long) > 1 else ' is'} longer than the text encoder reads, and cut, e.g. {long[0]!r}")
     return '\n'.join(lines)
 
 # %% ../nbs/07_setup.ipynb #ee696356
