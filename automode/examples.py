@@ -83,7 +83,7 @@ def _find_mask(
 ) -> Path|None: # The mask; None when there is none
     "The picture of the same name in the folder of masks"
     beside = (folder/name).with_suffix('')
-    named = [folder/name, *(beside.with_name(beside.name + o) for o in IMAGE_SUFFIXES)]
+    named = [folder/name, *(beside.with_name(beside.name + o) for suffix in IMAGE_SUFFIXES for o in (suffix, suffix.upper()))]
     return next((o for o in named if o.is_file()), None)
 
 def _mask_trouble(
