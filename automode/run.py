@@ -255,7 +255,7 @@ def _unusual(
     example:Example, # A picture
 ) -> list: # Empty for most pictures
     "What few pictures have, and what they are trained as depends on"
-    found = [example.focus] if example.focus != (.5, .5) else []
+    found:list = [example.focus] if example.focus != (.5, .5) else []
     if isinstance(example.mask, Path): found.append(dict(mask=digest_file(example.mask)))
     return found + [dict(repeats=example.repeats)]*(example.repeats != 1)
 
