@@ -7,10 +7,11 @@ __all__ = ['KINDS', 'DERIVED', 'TrainConfig', 'read_settings_of', 'choose_learni
            'fill_in']
 
 # %% ../nbs/07_config.ipynb #8256f3f5
+import math
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from .core import Problem, read_json
 
@@ -79,6 +80,8 @@ class TrainConfig:
     def __post_init__(self):
         for name, kinds in KINDS.items(): _check_kind(name, getattr(self, name), kinds)
         for name, (low, high, hint) in _ranges().items(): _check_range(name, getattr(self, name), low, high, hint)
+        for o in fields(self):
+            if int in (o.type, *get_args(o.type)): setattr(self, o.name, _whole(o.name, getattr(self, o.name)))
         if self.alpha is None: self.alpha = float(self.rank)
         if self.learning_rate == 0: raise Problem('learning_rate is 0; it must be above 0 (1e-4 is usual)')
 
@@ -88,13 +91,14 @@ def _ranges() -> dict: # Name -> smallest, largest, and what to say of a value o
     above, counts, share = float('inf'), 'it must be 1 or more', 'it is a share, from 0 to 1'
     ranges = dict.fromkeys(('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'repeats',
                             'log_every_steps'), (1, above, counts))
-    ranges |= dict.fromkeys(('flip_p', 'caption_dropout', 'lora_dropout', 'ema_decay'), (0, 1, share))
+    ranges |= dict.fromkeys(('flip_p', 'caption_dropout', 'lora_dropout'), (0, 1, share))
     low = ('conv_rank', 'save_every_steps', 'validate_every_steps', 'num_validation', 'num_class_images', 'shuffle_tags',
            'keep_tags', 'lr_warmup_steps', 'weight_decay', 'max_grad_norm', 'prior_loss_weight', 'noise_offset',
            'min_snr_gamma', 'keep_checkpoints')
     ranges |= dict.fromkeys(low, (0, above, 'it must be 0 or more'))
     ranges |= dict.fromkeys(('learning_rate', 'text_encoder_lr'), (0, above, 'it must be above 0 (1e-4 is usual)'))
-    return ranges | dict(huber_c=(1e-6, above, 'it must be above 0 (0.1 is usual)'),
+    below = math.nextafter(1, 0), 'it is a share, from 0 to below 1 (0.99 is usual)'
+    return ranges | dict(ema_decay=(0, *below), huber_c=(1e-6, above, 'it must be above 0 (0.1 is usual)'),
                          resolution=(16, above, 'it must be 16 or more'))
 
 def _check_range(name:str, value:Any, low:float, high:float, hint:str) -> None:
@@ -102,6 +106,12 @@ def _check_range(name:str, value:Any, low:float, high:float, hint:str) -> None:
     if value is None: return
     if isinstance(value, bool) or not isinstance(value, (int, float)): raise Problem(f'{name} is {value!r}, which is no number')
     if not low <= value <= high: raise Problem(f'{name} is {value}; {hint}')
+
+def _whole(name:str, value:Any) -> Any: # `1e3` is 1000
+    "A count as a whole number; a `Problem` when it is none"
+    if not isinstance(value, float): return value
+    if not value.is_integer(): raise Problem(f'{name} is {value}; give a whole number')
+    return int(value)
 
 def _check_kind(name:str, value:Any, kinds:tuple) -> None:
     "Refuse a word that is not one of `kinds`"

@@ -83,7 +83,7 @@ def _find_mask(
 ) -> Path|None: # The mask; None when there is none
     "The picture of the same name in the folder of masks"
     beside = (folder/name).with_suffix('')
-    named = [folder/name, *(beside.with_name(beside.name + o) for o in IMAGE_SUFFIXES)]
+    named = [folder/name, *(beside.with_name(beside.name + o) for suffix in IMAGE_SUFFIXES for o in (suffix, suffix.upper()))]
     return next((o for o in named if o.is_file()), None)
 
 def _mask_trouble(
@@ -244,7 +244,12 @@ def _explain_nothing(
     bad:dict[str,str], # What was left out, with the reason
 ) -> None: # Always raises
     "Say why there is nothing to train on"
-    if rows: raise Problem(f"none of the pictures in '{dataset.folder}' can be used; the first: {bad[rows[0]['file_name']]}")
+    left = [o.get('status') for o in dataset if o['file_name'] not in bad]
+    if bad and (rows or not left):
+        first = bad[rows[0]['file_name']] if rows else next(iter(bad.values()))
+        raise Problem(f"none of the pictures in '{dataset.folder}' can be used; the first: {first}")
+    if left and {*left} == {'excluded'}:
+        raise Problem(f"all pictures in '{dataset.folder}' are excluded; accept some of them in the review to train on them")
     raise Problem(f"no picture in '{dataset.folder}' can be trained on: none has a caption; "
                   f"run 'automode caption {dataset.folder}', or give a --token")
 

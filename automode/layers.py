@@ -166,7 +166,8 @@ def read_layers(
             if not layer: strange.append(key)
             else: layers.setdefault(layer, {})[found[1]] = f.get_tensor(key).float()
     if not layers: raise Problem(f"'{path}' has no LoRA for Stable Diffusion in it; give a LoRA's .safetensors file")
-    if strange: raise Problem(f"'{path}' has tensors that automode cannot use ({strange[0]} and {len(strange) - 1} more)")
+    if strange: raise Problem(f"'{path}' has tensors that automode cannot use ({strange[0]} and {len(strange) - 1} more); "
+                              "give a LoRA, LoHa or LoKr for Stable Diffusion 1, 2 or XL")
     for layer, tensors in layers.items(): check_layer(path, layer, tensors)
     if metadata.get('automode.dora_norm') != 'base':
         for tensors in layers.values():
@@ -203,9 +204,9 @@ def check_layer(
     if bad: raise Problem(f"'{path}' has weights that are not finite ({layer}, {bad[0]}); it cannot be used")
     if not _fits(tensors):
         shapes = ', '.join(f'{k} {tuple(v.shape)}' for k, v in sorted(tensors.items()) if k != 'alpha')
-        raise Problem(f"'{path}' has parts that do not fit together ({layer}: {shapes})")
+        raise Problem(f"'{path}' has parts that do not fit together ({layer}: {shapes}); get the file anew")
     if tensors.get('alpha', torch.ones(1)).numel() != 1:
-        raise Problem(f"'{path}' has an alpha that is not a number ({layer})")
+        raise Problem(f"'{path}' has an alpha that is not a number ({layer}); get the file anew")
 
 # %% ../nbs/06_layers.ipynb #f11133dc
 def _product(

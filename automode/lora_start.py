@@ -92,10 +92,13 @@ def _check_fit(
         raise Problem(f"the LoRA '{path}' has Tucker factors, which cannot be trained here; give another one")
     if hasattr(layer, 'start'):
         raise Problem("init pissa begins with the base's own weights; leave it out to begin with a LoRA")
+    weight = layer.get_base_layer().weight
     if kind != 'lokr' and rank > room:
-        raise Problem(f"the LoRA '{path}' has rank {rank} and the new adapter {room}; raise rank, or make the LoRA "
-                      f"smaller with: automode lora resize {path} --rank {room}")
-    change_of(tensors, layer.get_base_layer().weight.float(), name)
+        more = 'conv_rank' if weight.dim() == 4 and weight.shape[2:] != (1, 1) else 'rank'
+        raise Problem(f"the LoRA '{path}' has rank {rank} in {name} and the new adapter {room}; raise {more}" + (
+            f", or make the LoRA smaller with: automode lora resize {path} --rank {room} --out smaller.safetensors"
+            if tensors.keys() <= {'down', 'up', 'alpha'} else ''))
+    change_of(tensors, weight.float(), name)
 
 @torch.no_grad()
 def start_from_lora(

@@ -58,7 +58,7 @@ def info_text(
     if facts: lines.append(f"training: {', '.join(facts)}")
     if found['tags']: lines.append('captions: ' + ', '.join(f'{k} ({v})' for k, v in list(found['tags'].items())[:most]))
     if 'problem' in found: lines.append(f"problem: {found['problem']}")
-    return '\n'.join(lines)
+    return '\n'.join(' '.join(o.split()) for o in lines)            # a caption may have lines of its own
 
 # %% ../nbs/06_lora_tools.ipynb #c92959d4
 def _dtype_of(
@@ -154,6 +154,7 @@ def _check_weights(
     weights:Sequence[float]|None, # How strongly each of them acts; None is 1 for each
 ) -> list[float]: # As many as files
     "A weight for each file"
+    if not paths: raise Problem('there is no LoRA to merge; name one or more')
     weights = [1.]*len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
         raise Problem(f"there are {len(paths)} LoRAs and {len(weights)} weights; give one weight for each")
@@ -251,7 +252,8 @@ def resize(
     "Make a LoRA of a smaller rank"
     if not rank and not energy: raise Problem('say how small: give --rank, or --energy, the share to keep, e.g. 0.95')
     if energy and not 0 < energy <= 1: raise Problem(f'energy is {energy}; it must be above 0 and at most 1')
-    if (rank or 1) < 1 or (conv_rank or 1) < 1: raise Problem(f'rank is {rank}; it must be 1 or more')
+    for name, o in dict(rank=rank, conv_rank=conv_rank).items():
+        if (o or 1) < 1: raise Problem(f'{name} is {o}; it must be 1 or more')
     layers, metadata = read_layers(path)
     if any(kind_of(o) != 'lora' or {'mid', 'magnitude', 'dora_scale'} & o.keys() for o in layers.values()):
         raise Problem(f"'{path}' is no plain LoRA; the rank of other kinds cannot be changed")

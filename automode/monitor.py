@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from .config import TrainConfig
 from .core import make_generator, quiet, writing
+from .examples import bucket_multiple
 from .fast import is_fast
 from .images import image_grid, save_png
 from .latents import Cache
@@ -107,13 +108,14 @@ def draw_samples(
     base:BaseModel, # With adapters
     prompts:list[str], # What to draw
     path:str|Path, # The picture that is written
-    resolution:int, # Edge of each picture, in pixels
+    resolution:int, # Edge of the square that is trained on, in pixels; drawn is the next smaller one that the model can draw
     accelerator:Accelerator, # For its precision
     num_inference_steps:int=20, # Steps from noise to picture
     guidance_scale:float=5., # How closely to keep to the prompt
 ) -> list[Image.Image]: # Each by itself
     "Draw `prompts`, always from the same noise, and write them into one picture"
-    settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=resolution, width=resolution)
+    edge = resolution - resolution % bucket_multiple(base)
+    settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=edge, width=edge)
     with quiet(), precision(base, accelerator)(), brought_back(base), without_dropout(base):
         pipeline = as_pipeline(base)
         pipeline.vae.enable_slicing()                            # one at a time, or drawing takes more memory than training

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 from psutil import pid_exists
 
+from .cache import digest_file
 from .config import TrainConfig
 from .core import Problem, facts_table, read_json, read_rows, write_json, write_whole
 from .dataset import Dataset, subject_words
@@ -246,9 +247,17 @@ def _repr_html_(self:Run) -> str: # HTML
 def fingerprint(
     examples:list[Example], # Pictures with prompts
 ) -> str: # A short hash
-    "Tells whether a run goes on with the same pictures and prompts"
-    rows = sorted(json.dumps([o.path.name, o.digest, o.prompt, *([o.focus] if o.focus != (.5, .5) else [])]) for o in examples)
+    "Tells whether a run goes on with the same pictures and prompts, cut, masked and repeated as before"
+    rows = sorted(json.dumps([o.path.name, o.digest, o.prompt, *_unusual(o)]) for o in examples)
     return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:16]
+
+def _unusual(
+    example:Example, # A picture
+) -> list: # Empty for most pictures
+    "What few pictures have, and what they are trained as depends on"
+    found:list = [example.focus] if example.focus != (.5, .5) else []
+    if isinstance(example.mask, Path): found.append(dict(mask=digest_file(example.mask)))
+    return found + [dict(repeats=example.repeats)]*(example.repeats != 1)
 
 FREE = {'name', 'dataset', 'class_images', 'max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'save_every_steps',
         'keep_checkpoints', 'log_every_steps', 'sample_prompt', 'log_with', 'cache', 'gradient_checkpointing', 'compile',

@@ -94,14 +94,16 @@ def describe(
     more = len(sizes) - 3
     if more > 0: shown += f" and {more} more size{'s' * (more > 1)}"
     looks = round(config.max_train_steps * samples_a_step / len(examples))        # the mean: repeats are looks of one picture
-    lines = [f"{len(examples)} pictures{also}{apart}; {config.max_train_steps} steps of {samples_a_step}: "
-             f"each is seen about {'once' if looks == 1 else f'{looks} times'} at {shown}",
+    seen = 'less than once' if not looks else 'about once' if looks == 1 else f'about {looks} times'
+    counted = lambda num, what: f"{num} {what}{'s' * (num != 1)}"
+    lines = [f"{counted(len(examples), 'picture')}{also}{apart}; {counted(config.max_train_steps, 'step')} of {samples_a_step}: "
+             f"each is seen {seen} at {shown}",
              f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, "
              f"learning rate {config.learning_rate:g}, on {base!r}",
              f"the first picture trains with the prompt: {examples[0].prompt!r}"]
     lines += [f'left out: {why}' for why in plan.bad.values()] + list(plan.notes)
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
-    if long: lines.append(f'{len(long)} prompts are longer than the text encoder reads and are cut, e.g. {long[0]!r}')
+    if long: lines.append(f"longer than the text encoder reads, and cut: {counted(len(long), 'prompt')}, e.g. {long[0]!r}")
     return '\n'.join(lines)
 
 # %% ../nbs/07_setup.ipynb #ee696356

@@ -213,6 +213,7 @@ def export(
     with self.meant_weights():
         if step and step != self.done and kept.exists():
             with self.other_weights(load_file(kept)): self.write_lora(plan, Run(plan.folder).best_lora, step)
+        else: Run(plan.folder).best_lora.unlink(missing_ok=True)  # it was the best while the run was shorter
         save_diffusers_lora(plan.folder/'diffusers', self.base)
         if step: write_json(plan.folder/'best'/'best.json', dict(step=step, reason=reason, file=str(
             (Run(plan.folder).best_lora if step != self.done else lora).relative_to(plan.folder))))

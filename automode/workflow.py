@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .core import write_whole
-from .lora import read_lora_info
+from .lora import read_lora_info, tag_counts
 
 # %% ../nbs/06_workflow.ipynb #059df27f
 def _wire(number:int, output:int=0) -> list: return [str(number), output] # An output of a node
@@ -26,10 +26,9 @@ def comfy_workflow(
 ) -> dict[str,Any]: # Nodes by number, in ComfyUI's API format
     "The graph that draws with a LoRA in ComfyUI"
     info = read_lora_info(lora)
-    counts = {o: n for one in json.loads(info.get('ss_tag_frequency') or '{}').values() for o, n in one.items()}
-    width, height = map(int, re.findall(r'\d+', info.get('modelspec.resolution', ''))[:2] or (512, 512))
+    width, height = map(int, (2*re.findall(r'\d+', info.get('modelspec.resolution', '')))[:2] or (512, 512))    # one number is a square
     base = Path(info.get('ss_sd_model_name') or 'base').name
-    if prompt is None: prompt = max(counts, key=counts.get, default='')
+    if prompt is None: prompt = next(iter(tag_counts(info)), '')
     nodes = {
         1: ('CheckpointLoaderSimple', dict(ckpt_name=base if base.endswith(('.safetensors', '.ckpt')) else f'{base}.safetensors')),
         2: ('LoraLoader', dict(lora_name=Path(lora).name, strength_model=lora_scale, strength_clip=lora_scale, model=_wire(1, 0), clip=_wire(1, 1))),
