@@ -75,11 +75,16 @@ def read_table(
 ) -> Iterator[Any]: # Its rows; a line that holds none is given as the error
     "Read a table of any of the three kinds"
     if path.suffix == '.csv':
-        with open(path, encoding='utf-8-sig', newline='') as f: yield from csv.DictReader(f)
+        try:
+            with open(path, encoding='utf-8-sig', newline='') as f: yield from csv.DictReader(f)
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise Problem(f"'{path}' is not a CSV table in UTF-8 ({e}); save it as that") from None
     elif path.suffix == '.parquet':
         try: import pyarrow.parquet
         except ImportError: raise Problem(f"reading '{path}' needs pyarrow; run: pip install pyarrow") from None
-        yield from pyarrow.parquet.read_table(path).to_pylist()
+        try: table = pyarrow.parquet.read_table(path)
+        except (OSError, ValueError) as e: raise Problem(f"'{path}' is not a readable parquet file ({e}); restore it or remove it") from None
+        yield from table.to_pylist()
     else:
         with open(path, 'rb') as f:
             for row, trouble in (parse_row(o) for o in f if o.strip()): yield ValueError(trouble) if row is None else row
@@ -150,6 +155,7 @@ def read_lines(
         if not stem or not os.path.isfile(path) or not is_inside(path, folder): continue
         try: lines = [o.strip() for o in path.read_text(encoding='utf-8-sig').split('\n') if o.strip()]
         except UnicodeDecodeError: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8") from None
+        except OSError as e: raise Problem(f"the caption '{path}' could not be read ({e.strerror}); change its rights") from e
         if lines: return lines
     return []
 
