@@ -317,10 +317,11 @@ def loading(
     except (OSError, ValueError, KeyError, RuntimeError, _safetensors_error()) as e:
         if getattr(e, 'errno', None) is not None: raise
         why = next((o.strip() for o in str(e).splitlines() if o.strip()), type(e).__name__)
-        if not Path(name).expanduser().exists() and str(name) != 'starter':
+        is_here = Path(name).expanduser().exists() or str(name) == 'starter'
+        if not is_here and isinstance(e, OSError):
             raise Problem(f"the {kind} '{name}' is not a folder here and could not be fetched from the Hugging Face hub; "
                           f"check the spelling and the network, or say 'starter' ({why[:160]})") from e
-        raise Problem(f"'{name}' is there but could not be loaded as a {kind} ({why[:200]})") from e
+        raise Problem(f"'{name}' {'is there but ' if is_here else ''}could not be loaded as a {kind} ({why[:200]})") from e
 
 # %% ../nbs/00_core.ipynb #f9d92fca
 def facts_table(
