@@ -327,7 +327,7 @@ def _image_name(
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image:
-            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg')
+            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg').replace('mpo', 'jpg')   # a JPEG with a second picture, as phones make
     return unique_name(safe_name(path.stem) or f'{n:06}', suffix, taken, whole=True)
 
 # %% ../nbs/03_convert.ipynb #c8517164

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HUB_ID', 'Problem', 'one_line', 'make_printable', 'whole_file', 'write_whole', 'writing', 'find_folder',
            'whole_folder', 'write_json', 'read_json', 'append_row', 'read_rows', 'pick_device', 'pick_dtype',
-           'make_generator', 'set_seed', 'progress', 'quiet', 'data_path', 'facts_table', 'widget_source', 'find_model',
-           'loading']
+           'make_generator', 'set_seed', 'progress', 'quiet', 'data_path', 'find_model', 'loading', 'facts_table',
+           'widget_source']
 
 # %% ../nbs/00_core.ipynb #38839311
 import errno, json, os, re, shutil, tempfile
@@ -202,8 +202,9 @@ def pick_device(
         device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try: found = torch.device(device)
     except RuntimeError: raise Problem(f"'{device}' is not a device; say cpu, cuda, cuda:1 or mps") from None
-    if found.type == 'cuda' and not torch.cuda.is_available():
-        raise Problem(f"'{device}' was asked for, but no CUDA GPU is found here; leave the device out to use what there is")
+    for kind, name, gpus in (('cuda', 'CUDA', torch.cuda), ('mps', 'Apple', torch.backends.mps)):
+        if found.type == kind and not gpus.is_available():
+            raise Problem(f"'{device}' was asked for, but no {name} GPU is found here; leave the device out to use what there is")
     return found
 
 # %% ../nbs/00_core.ipynb #c2c2a957
@@ -282,21 +283,6 @@ def data_path(
     import automode
     return Path(automode.__file__).parent.joinpath('data', *parts)
 
-def facts_table(
-    facts:dict[str,Any], # What each is called, and what it is; what is empty is left out
-) -> str: # HTML
-    "A table of two columns, as objects show themselves in a notebook"
-    from html import escape
-    cell = lambda text, style='': f'<td style="text-align:left{style}">{escape(str(text))}</td>'
-    return '<table>' + ''.join(f"<tr>{cell(k, ';opacity:.7')}{cell(v)}</tr>" for k, v in facts.items() if v not in (None, '')) + '</table>'
-
-def widget_source(
-    name:str, # `review` or `run`
-) -> tuple[str,str]: # JavaScript and CSS
-    "What a widget is in the page: what all of them begin with, and its own"
-    read = lambda kind: '\n'.join(data_path('widgets', f'{o}.{kind}').read_text(encoding='utf-8') for o in ('common', name))
-    return read('js'), read('css')
-
 # %% ../nbs/00_core.ipynb #18e358c3
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}') # `user/name`
 
@@ -331,7 +317,24 @@ def loading(
     except (OSError, ValueError, KeyError, RuntimeError, _safetensors_error()) as e:
         if getattr(e, 'errno', None) is not None: raise
         why = next((o.strip() for o in str(e).splitlines() if o.strip()), type(e).__name__)
-        if not Path(name).expanduser().exists() and str(name) != 'starter':
+        is_here = Path(name).expanduser().exists() or str(name) == 'starter'
+        if not is_here and isinstance(e, OSError):
             raise Problem(f"the {kind} '{name}' is not a folder here and could not be fetched from the Hugging Face hub; "
                           f"check the spelling and the network, or say 'starter' ({why[:160]})") from e
-        raise Problem(f"'{name}' is there but could not be loaded as a {kind} ({why[:200]})") from e
+        raise Problem(f"'{name}' {'is there but ' if is_here else ''}could not be loaded as a {kind} ({why[:200]})") from e
+
+# %% ../nbs/00_core.ipynb #f9d92fca
+def facts_table(
+    facts:dict[str,Any], # What each is called, and what it is; what is empty is left out
+) -> str: # HTML
+    "A table of two columns, as objects show themselves in a notebook"
+    from html import escape
+    cell = lambda text, style='': f'<td style="text-align:left{style}">{escape(str(text))}</td>'
+    return '<table>' + ''.join(f"<tr>{cell(k, ';opacity:.7')}{cell(v)}</tr>" for k, v in facts.items() if v not in (None, '')) + '</table>'
+
+def widget_source(
+    name:str, # `review`, `run` or `playground`
+) -> tuple[str,str]: # JavaScript and CSS
+    "What a widget is in the page: what all of them begin with, and its own"
+    read = lambda kind: '\n'.join(data_path('widgets', f'{o}.{kind}').read_text(encoding='utf-8') for o in ('common', name))
+    return read('js'), read('css')

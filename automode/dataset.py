@@ -55,8 +55,9 @@ def read(
     dataset._known = read_inside(folder/METADATA)
     if dataset._known is None:
         beside = any(any(folder.glob(o)) for o in ('*.txt', '*/*.txt'))
-        raise Problem(f"'{folder}' has no {METADATA}, so its pictures have no captions" + (
-            f"; those in .txt files are taken over by: automode convert {folder} {folder}_dataset --to automode" if beside else f"; run: automode caption {folder}"))
+        out = f'../{folder.resolve().name}_dataset' if folder.name in ('', '..') else f'{folder}_dataset'
+        advice = f'those in .txt files are taken over by: automode convert {folder} {out} --to automode' if beside else f'run: automode caption {folder}'
+        raise Problem(f"'{folder}' has no {METADATA}, so its pictures have no captions; {advice}")
     dataset.rows, dropped, gone = parse_metadata(dataset._known, folder)
     dataset.bad, dataset._dropped = dropped | gone, dict.fromkeys(dropped, '')
     if not again: dataset.bad |= _still_rejected(folder)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
-from .core import Problem, append_row, progress, read_rows, write_whole
+from .core import Problem, append_row, progress, write_whole
 from .images import IMAGE_SUFFIXES
 from .lock import own_path
+from .rows import parse_row, read_inside
 from .web import Busy, fetch_image, is_address, parse_address, show_address
 
 # %% ../nbs/02_download.ipynb #77c91f23
@@ -81,9 +82,10 @@ SOURCES = '.automode/sources.jsonl' # Where a folder keeps the addresses that it
 def read_sources(
     folder:str|Path, # A folder of pictures
 ) -> dict[str,str]: # Addresses by file name
-    "Read where the pictures of `folder` were fetched from"
-    rows = [(o.get('file_name'), o.get('source')) for o in read_rows(own_path(folder, Path(SOURCES).name)) if isinstance(o, dict)]
-    return {name: source for name, source in rows if isinstance(name, str) and isinstance(source, str) and _is_plain(name)}
+    "Read where the pictures of `folder` were fetched from; a line that a kill has cut is left out"
+    lines = (read_inside(own_path(folder, Path(SOURCES).name)) or b'').splitlines()
+    rows = [(row['file_name'], row.get('source')) for row, trouble in map(parse_row, lines) if not trouble]
+    return {name: source for name, source in rows if isinstance(source, str) and _is_plain(name)}
 
 def _is_plain(
     name:str, # A file name from a file that anybody may have changed

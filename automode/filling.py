@@ -100,12 +100,10 @@ def _read_journal(
     journal, written = own_path(folder, 'convert.jsonl'), []
     if folder.exists() and not folder.is_dir(): raise Problem(f"'{folder}' is a file; give a folder")
     if journal.is_file(): before, *written = map(_json_or_none, journal.read_text(encoding='utf-8').split('\n'))
-    elif not folder.is_dir() or all(o.name == '.automode' for o in folder.iterdir()): before = settings
+    elif not folder.is_dir() or all(o.name.startswith('.') for o in folder.iterdir()): before = settings # `.DS_Store` and the like are no content
     else: before = None
     if before == settings: return dict(o for o in written if o)
     raise Problem(f"'{folder}' is not empty, and not from the same conversion; give an empty folder")
-
-
 
 # %% ../nbs/02_filling.ipynb #dc762a5e
 class Output:

@@ -75,11 +75,16 @@ def read_table(
 ) -> Iterator[Any]: # Its rows; a line that holds none is given as the error
     "Read a table of any of the three kinds"
     if path.suffix == '.csv':
-        with open(path, encoding='utf-8-sig', newline='') as f: yield from csv.DictReader(f)
+        try:
+            with open(path, encoding='utf-8-sig', newline='') as f: yield from csv.DictReader(f)
+        except (UnicodeDecodeError, csv.Error) as e:
+            raise Problem(f"'{path}' is not a CSV table in UTF-8 ({e}); save it as that") from None
     elif path.suffix == '.parquet':
         try: import pyarrow.parquet
         except ImportError: raise Problem(f"reading '{path}' needs pyarrow; run: pip install pyarrow") from None
-        yield from pyarrow.parquet.read_table(path).to_pylist()
+        try: table = pyarrow.parquet.read_table(path)
+        except (OSError, ValueError) as e: raise Problem(f"'{path}' is not a readable parquet file ({e}); restore it or remove it") from None
+        yield from table.to_pylist()
     else:
         with open(path, 'rb') as f:
             for row, trouble in (parse_row(o) for o in f if o.strip()): yield ValueError(trouble) if row is None else row
@@ -150,6 +155,7 @@ def read_lines(
         if not stem or not os.path.isfile(path) or not is_inside(path, folder): continue
         try: lines = [o.strip() for o in path.read_text(encoding='utf-8-sig').split('\n') if o.strip()]
         except UnicodeDecodeError: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8") from None
+        except OSError as e: raise Problem(f"the caption '{path}' could not be read ({e.strerror}); change its rights") from e
         if lines: return lines
     return []
 
@@ -239,14 +245,21 @@ def _subsets(
 ) -> Iterator[dict]: # The options of each subset, its own first
     "Read what holds for each subset"
     config = _read_toml(path)
-    for dataset in config.get('datasets', []):
-        for subset in dataset.get('subsets', []):
-            options = config.get('general', {}) | {k: o for k, o in dataset.items() if k != 'subsets'} | subset
-            if 'metadata_file' in options:
-                raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with caption files")
-            if not isinstance(options.get('image_dir'), str):
-                raise Problem(f"'{path}' has a subset without an image_dir; add one")
-            yield options | dict(image_dir=path.parent/options['image_dir'])
+    tables = lambda o, key: [i for i in o[key] if isinstance(i, dict)] if isinstance(o, dict) and isinstance(o.get(key), list) else []
+    subsets = [(dataset, subset) for dataset in tables(config, 'datasets') for subset in tables(dataset, 'subsets')]
+    if not subsets: raise Problem(f"'{path}' has no [[datasets]] with [[datasets.subsets]]; add one that has an image_dir")
+    general = config['general'] if isinstance(config.get('general'), dict) else {}
+    for dataset, subset in subsets:
+        options = general | {k: o for k, o in dataset.items() if k != 'subsets'} | subset
+        if 'metadata_file' in options:
+            raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with caption files")
+        if 'image_dir' not in options: raise Problem(f"'{path}' has a subset without an image_dir; add one")
+        for key, kind in _kinds.items():
+            if not isinstance(options.get(key, kind()), kind):
+                raise Problem(f"'{path}' says {key} = {options[key]!r}, which is not {'a number' if kind is int else 'text'}; mend that line")
+        yield options | dict(image_dir=path.parent/options['image_dir'])
+
+_kinds = dict(image_dir=str, class_tokens=str, caption_extension=str, caption_prefix=str, caption_suffix=str, num_repeats=int)
 
 # %% ../nbs/02_formats.ipynb #7af1e85c
 def _keys_of_subset(

@@ -14,7 +14,7 @@ from .filling import Output, Part, read_stamp, as_utf8, read_part
 from .formats import Found, find_caption, is_usable_name
 from .formats_out import Options, note_change
 from .images import IMAGE_SUFFIXES
-from .rows import new_row
+from .rows import new_row, parse_row
 
 # %% ../nbs/02_formats_tar.ipynb #148f4798
 _most_text = 1 << 24 # Bytes of a caption or a JSON; more is not a caption
@@ -58,10 +58,11 @@ def _sample_row(
     if any(fields[o].size > _most_text for o in ('txt', 'json') if o in fields): raise ValueError('the caption is far too long')
     data = json.loads(read_part(fields['json']), parse_constant=lambda o: None) if 'json' in fields else {}
     if not isinstance(data, dict): data = {}
-    if isinstance(data.get('row'), str): data = json.loads(data['row'])         # ours: the whole row, as it was
+    own, _ = parse_row(o.encode(errors='replace')) if isinstance(o := data.get('row'), str) else (None, '')
+    if own: data = own                                                          # ours: the whole row, as it was
     text = read_part(fields['txt']).decode() if 'txt' in fields else find_caption(data, None)['text']
-    own = data.get('file_name')
-    if isinstance(own, str) and is_usable_name(own) and Path(own).suffix.lower() in IMAGE_SUFFIXES: name = own
+    old = data.get('file_name')
+    if isinstance(old, str) and is_usable_name(old) and Path(old).suffix.lower() in IMAGE_SUFFIXES: name = old
     return new_row(name, text) | data | dict(file_name=name, text=text)
 
 def _sample(
@@ -78,7 +79,7 @@ def _sample(
     if troubles: return Found(label, None, '; '.join(troubles))
     fields = {o[1]: o[2] for o in members}
     try: row = _sample_row(fields, f"{shard.stem}/{key}.{images[0].rpartition('.')[2]}")
-    except ValueError as e: return Found(label, None, f'its text cannot be read: {e}')
+    except (ValueError, RecursionError) as e: return Found(label, None, f'its text cannot be read: {e}')
     return Found(row, fields[images[0]])
 
 def find_webdataset(

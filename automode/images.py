@@ -17,9 +17,8 @@ from typing import Any, Iterable, Iterator, Sequence
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
-from PIL.PngImagePlugin import PngInfo
 
-from .core import Problem, progress, write_whole, write_whole
+from .core import Problem, progress, write_whole
 
 # %% ../nbs/01_images.ipynb #95c6aab9
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.heic', '.heif')
