@@ -205,6 +205,8 @@ def pick_device(
     for kind, name, gpus in (('cuda', 'CUDA', torch.cuda), ('mps', 'Apple', torch.backends.mps)):
         if found.type == kind and not gpus.is_available():
             raise Problem(f"'{device}' was asked for, but no {name} GPU is found here; leave the device out to use what there is")
+    if found.type == 'cuda' and (found.index or 0) >= (num := torch.cuda.device_count()):
+        raise Problem(f"'{device}' is not there; the GPUs are cuda:0 to cuda:{num - 1}")
     return found
 
 # %% ../nbs/00_core.ipynb #c2c2a957

@@ -139,8 +139,12 @@ def _line_at(
         f.seek(place)
         line = _parse(f.readline())
     if line: return line
-    raise Problem(f"'{Path(folder)/HISTORY}' was changed by another program, and does not lead back any further; "
-                  'remove it to begin a new one')
+    raise _strange(folder)
+
+def _strange(folder:str|Path) -> Problem: # To raise; a dataset's folder
+    "Say that the history is not ours any more"
+    return Problem(f"'{Path(folder)/HISTORY}' was changed by another program, and does not lead back any further; "
+                   'remove it to begin a new one')
 
 # %% ../nbs/02_history.ipynb #0bc43357
 def _write_line(
@@ -184,7 +188,8 @@ def _changes_of(
 ) -> tuple[dict[str,dict],int]: # What it changed by file and key, and on which side it put it
     "Find what a line is about"
     if 'changes' in line: return line['changes'], 1
-    changes, left = _line_at(folder, line['of'])['changes'], set(line['left'])
+    if not isinstance(line.get('of'), int): raise _strange(folder)
+    changes, left = _line_at(folder, line['of']).get('changes', {}), set(line.get('left', ()))
     return {name: o for name, o in changes.items() if name not in left}, int(line['did'] == 'redo')
 
 def _settle(
@@ -196,7 +201,7 @@ def _settle(
     changes, side = _changes_of(dataset.folder, line)
     rows = by_name(dataset)
     were, are = (any(_holds(rows.get(name), o, k) for name, o in changes.items()) for k in (1 - side, side))
-    return line['was'] if were and not are else line['now']
+    return line.get('was', line['now']) if were and not are else line['now']
 
 # %% ../nbs/02_history.ipynb #b84155c4
 def _put(
@@ -312,6 +317,6 @@ def read_history(
     with open(path, 'rb') as f:
         for line in filter(None, map(_parse, f)):
             if undecided is not None and line.get('was') == undecided: told.pop()   # it never reached the captions
-            undecided = line['was'] if 'did' in line else None
-            if 'did' in line: told.append({key: line[key] for key in ('time', 'did', 'what', 'captions')})
+            undecided = line.get('was') if 'did' in line else None
+            if 'did' in line: told.append({key: line.get(key) for key in ('time', 'did', 'what', 'captions')})
     return [{key: make_printable(o) if isinstance(o, str) else o for key, o in line.items()} for line in told]

@@ -17,7 +17,7 @@ from typing import Any, Sequence
 
 from fastcore.basics import patch
 from PIL import Image
-from psutil import pid_exists
+from psutil import AccessDenied, NoSuchProcess, Process, pid_exists
 
 from .cache import digest_file
 from .config import TrainConfig
@@ -174,12 +174,22 @@ def _read_note(
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
+def _is_at_work(
+    pid:int, # Its number
+    note:Path, # What it wrote when it began
+) -> bool: # Or one that was given its number after it had died, as happens when a container starts again
+    "Is the process that wrote `note` still there?"
+    if not pid_exists(pid): return False
+    try: return Process(pid).create_time() <= note.stat().st_mtime + 60      # clocks of disks may go wrong
+    except AccessDenied: return True
+    except (NoSuchProcess, OSError): return False
+
 @patch
 def is_training(self:Run) -> bool: # On this machine, or heard of within ten minutes from another
     "Is a process at work on it?"
     who = _read_note(own_path(self.folder, 'lock-train.json'))
     if not isinstance(who.get('pid'), int): return False
-    if who.get('host') == socket.gethostname(): return pid_exists(who['pid'])
+    if who.get('host') == socket.gethostname(): return _is_at_work(who['pid'], own_path(self.folder, 'lock-train.json'))
     return time.time() - _read_note(self.folder/'now.json').get('time', 0) < 600
 
 @patch

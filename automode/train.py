@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SAVE_SECONDS', 'Stopped', 'stop_asked', 'Log', 'keep_weights', 'run_loop', 'get_ready', 'sample_prompts',
-           'describe_job', 'is_done', 'finish', 'only_run', 'set_up', 'train']
+           'describe_job', 'is_done', 'put_beside', 'finish', 'only_run', 'set_up', 'train']
 
 # %% ../nbs/07_train.ipynb #a6260429
 import math, os, shutil, signal, time
@@ -18,6 +18,7 @@ import torch
 from accelerate import Accelerator
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from PIL import Image
 from psutil import Process
 from safetensors.torch import load_file, save as to_safetensors
 
@@ -316,6 +317,14 @@ def is_done(
     wanted = max(max_train_steps or 0, run.config['max_train_steps'])
     return int(read_lora_info(run.lora).get('ss_steps', wanted)) >= wanted
 
+def put_beside(
+    lora:Path, # A run's LoRA
+    drawn:dict[str,Image.Image]|None=None, # What was drawn last, by its prompts
+) -> None:
+    "Write what goes beside a LoRA: the graph for ComfyUI and the card"
+    save_workflow(lora)
+    write_card(lora.parent, drawn)
+
 def finish(
     trainer:Trainer, # At step 0, or where a checkpoint left it
     plan:Plan, # Where things go
@@ -338,11 +347,10 @@ def finish(
         clear_frames(e.__traceback__)                        # a notebook keeps the error, and with it what did not fit
         raise Problem(out_of_memory_advice(needs, room.free if room else None) if needs
                       else 'memory ran out; use a smaller --batch_size or --resolution') from None
-    finally: trainer.replays.clear()                         # their memory goes back, also when a notebook keeps the error
-    if accelerator.is_main_process:
-        save_workflow(trainer.export(plan))
-        write_card(plan.folder, log.drawn)
-    shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
+    finally:
+        trainer.replays.clear()                              # their memory goes back, also when a notebook keeps the error
+        shutil.rmtree(aside_folder(plan, accelerator), ignore_errors=True)
+    if accelerator.is_main_process: put_beside(trainer.export(plan), log.drawn)
     if accelerator.is_main_process: clean_cache(kept_folder(plan, 'latents'))
     accelerator.wait_for_everyone()
     accelerator.print(Run(plan.folder).best()[1] if validation else '', end='\n' if validation else '')
@@ -403,8 +411,10 @@ def train(
     check_same_run(plan.folder, {k: v for k, v in plan.settings.items() if k not in later})
     accelerator = make_accelerator(device, config.mixed_precision, config.log_with, plan.folder)
     if is_done(plan.folder, config.max_train_steps):
-        accelerator.print(f"'{out}' is done already: {Run(plan.folder).lora}")
-        return Run(plan.folder)
+        run = Run(plan.folder)
+        if accelerator.is_main_process and not (plan.folder/'README.md').exists(): put_beside(run.lora)     # it was killed at its very end
+        accelerator.print(f"'{out}' is done already: {run.lora}")
+        return run
     with only_run(plan, accelerator):
         try: trainer, validation = set_up(plan, base, accelerator)
         except (RuntimeError, MemoryError) as e:
