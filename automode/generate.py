@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import __version__
-from .core import Problem, find_model, loading, make_generator
+from .core import HUB_ID, Problem, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
 from .lora import load_lora, read_lora_info
@@ -51,7 +51,7 @@ def find_lora(
     if path.is_file():
         if path.suffix == '.safetensors': return path
         raise Problem(f"'{lora}' is not a .safetensors file; other formats can hide programs and are not opened")
-    if path.suffix or str(lora).count('/') != 1 or str(lora)[0] in './~':
+    if not HUB_ID.fullmatch(str(lora)) or path.suffix.lower() in ('.safetensors', '.ckpt', '.pt', '.bin'):
         raise Problem(f"the LoRA '{lora}' is not there; check the path, or train one with 'automode train'")
     return str(lora)
 
@@ -164,12 +164,13 @@ def parameters_text(
     "How `image` was made, in the words that A1111 and its relatives read"
     made = getattr(pipeline, 'drawn_with', {})
     lora, kind = made.get('lora') if made.get('lora_on') else None, type(pipeline.scheduler).__name__.removesuffix('Scheduler')
-    lines = [prompt + (f" <lora:{Path(lora).stem}:{made['lora_scale']:g}>" if lora else '')]
+    name = lora.stem if isinstance(lora, Path) else str(lora).split('/')[-1]
+    lines = [prompt + (f" <lora:{name}:{made['lora_scale']:g}>" if lora else '')]
     if settings.get('negative_prompt'): lines.append(f"Negative prompt: {settings['negative_prompt']}")
     last = {'Steps': settings['num_inference_steps'], 'Sampler': _samplers.get(kind, kind),
             'CFG scale': settings['guidance_scale'], 'Seed': seed, 'Size': f'{image.width}x{image.height}',
             'Model': Path(made.get('base', 'unknown')).name}
-    if lora and made.get('lora_hash'): last['Lora hashes'] = f'"{lora.stem}: {made["lora_hash"][:12]}"'
+    if lora and made.get('lora_hash'): last['Lora hashes'] = f'"{name}: {made["lora_hash"][:12]}"'
     last['Version'] = f'automode {__version__}'
     return '\n'.join([*lines, ', '.join(f'{k}: {v}' for k, v in last.items())])
 
@@ -212,7 +213,7 @@ def generate(
     seed:int=0, # Seed of the first picture of each prompt; the next one has the next seed
     num_images:int=1, # Pictures for each prompt
     num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5.0, # How closely to keep to the prompt; 1 is not at all, 7.5 is usual for Stable Diffusion
+    guidance_scale:float=5.0, # How closely to keep to the prompt; 1 is without guidance, 7.5 is usual for Stable Diffusion
     negative_prompt:str='', # What to keep away from
     resolution:int|tuple[int,int]|None=None, # Edge in pixels, or width and height; None is what the base was trained at
     out:str|Path|None=None, # A folder for the PNG files; None saves nothing
@@ -257,7 +258,7 @@ def _title(
 def sheet(
     rows:dict[str,list[Image.Image]], # Pictures of each row, under its name
     titles:list[str], # What each column shows
-    size:int=128, # Edge of a picture, at least
+    size:int=128, # Edge of a picture, at least; one that is not square keeps its shape
     cols:int=6, # Columns before a new block begins
 ) -> Image.Image: # One picture of all
     "Rows of pictures with their names, under column titles"
@@ -276,7 +277,7 @@ def sheet(
                 o = _title(name, left - gap)
                 image.paste(o, (0, y + (size - o.height)//2))
             for i, o in enumerate(pictures[block]):
-                image.paste(o.resize((size, size), Image.Resampling.LANCZOS), (left + i*(size + gap), y))
+                image.paste(ImageOps.pad(o, (size, size), Image.Resampling.LANCZOS, 'white'), (left + i*(size + gap), y))
             y += size + gap
     return image
 
