@@ -195,13 +195,15 @@ def drawing_settings(
     **asked, # `num_inference_steps`, `guidance_scale`, `negative_prompt`, `resolution`
 ) -> dict: # What to pass on to `draw_batch`
     "Check what was asked for, in words that say what to do"
-    resolution = asked.pop('resolution') or pipeline.unet.config.sample_size*pipeline.vae_scale_factor
+    resolution = asked.pop('resolution')
+    if resolution is None: resolution = pipeline.unet.config.sample_size*pipeline.vae_scale_factor
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
     if any(o < 16 or o % 8 for o in size):
-        nearest = max(16, round(size[0]/8)*8)
-        raise Problem(f'the resolution {resolution} is not a multiple of 8; the nearest is {nearest}')
-    steps = asked['num_inference_steps']
+        nearest = ' x '.join(dict.fromkeys(str(max(16, round(o/8)*8)) for o in size))
+        raise Problem(f'the resolution {resolution} has to be a multiple of 8, and 16 or more; the nearest is {nearest}')
+    steps, most = asked['num_inference_steps'], pipeline.scheduler.config.num_train_timesteps
     if steps < 1: raise Problem(f'{steps} steps draw nothing; 20 to 50 are usual')
+    if steps > most: raise Problem(f'{steps} steps are more than the {most} that the model knows; 20 to 50 are usual')
     return dict(asked, width=size[0], height=size[1])
 
 # %% ../nbs/08_generate.ipynb #b2b3af38
@@ -226,6 +228,8 @@ def generate(
     "Draw `prompts` with a base model and a LoRA"
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or num_images < 1: raise Problem('there is nothing to draw; give a prompt, and 1 or more pictures')
+    if batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')
+    if not -2**63 <= seed < 2**64 - num_images: raise Problem(f'the seed {seed} is too large; take one of less than 19 digits')
     pipeline = pipeline or load_pipeline(base, lora, lora_scale, device, dtype, prediction_type)
     settings = drawing_settings(pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
                                 negative_prompt=negative_prompt, resolution=resolution)
