@@ -186,7 +186,9 @@ def axis_values(
         return list(USUAL[axis]) if axis in USUAL else names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)]
     kind = {'scale': float, 'guidance': float, 'checkpoint': str}.get(axis, int)
     try: return [kind(o) for o in values]
-    except ValueError as e: raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {', '.join(map(str, USUAL.get(axis, (1, 2, 3))))} ({e})") from None
+    except ValueError as e:
+        usual = ', '.join(map(str, USUAL.get(axis, (1, 2, 3))))
+        raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {usual} ({e})") from None
 
 @patch
 def grid(

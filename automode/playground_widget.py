@@ -14,7 +14,6 @@ from typing import Any, Callable
 import anywidget, traitlets
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from PIL import Image
 
 from .core import Problem, one_line, widget_source
 from .generate import unread
