@@ -65,7 +65,7 @@ def put_lora(
     found, info = find_lora(lora), {}
     if isinstance(found, Path):
         info = read_lora_info(found)
-        if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(False)
+        _take_off(pipeline)
         text_encoders = {o: getattr(pipeline, o) for o in ('text_encoder', 'text_encoder_2') if hasattr(pipeline, o)}
         try: pipeline.loaded_lora = load_lora(pipeline.unet, text_encoders, found, lora_scale)
         except Problem as e:
@@ -73,11 +73,20 @@ def put_lora(
             raise Problem(f"the LoRA '{lora}' was trained on {info.get('ss_sd_model_name', 'another model')}, "
                           "which is of another kind; give that model as --base") from e
     else:
+        _take_off(pipeline)
         with loading(found, 'LoRA'): pipeline.load_lora_weights(found, adapter_name='lora', use_safetensors=True)
         if not pipeline.get_list_adapters(): raise Problem(f"the LoRA '{lora}' does not fit this base; give another --base")
         pipeline.set_adapters(['lora'], [lora_scale])
     pipeline.drawn_with |= dict(lora=found, lora_scale=lora_scale, lora_hash=info.get('sshs_model_hash'), lora_on=True)
     return pipeline
+
+def _take_off(
+    pipeline:DiffusionPipeline, # A pipeline to draw with
+) -> None:
+    "Take off a LoRA that `put_lora` has put on, so that another has its place"
+    if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(False)
+    pipeline.loaded_lora = None
+    if pipeline.get_list_adapters(): pipeline.unload_lora_weights()
 
 def switch_lora(
     pipeline:DiffusionPipeline, # With a LoRA from `put_lora`, or with an adapter that is being trained

@@ -140,7 +140,9 @@ def _file_of(self:Playground, drawing:Drawing) -> Any:
 def _put_on(self:Playground, drawing:Drawing) -> None:
     "Give the base the LoRA of a drawing, or take it off"
     wanted = (self._file_of(drawing), drawing.lora_scale) if drawing.lora else None
-    if wanted and wanted != self.on: put_lora(self.pipeline, self.loras[drawing.lora], drawing.lora_scale)
+    if wanted and wanted != self.on:
+        self.on = None                                       # where it fails, there is none on
+        put_lora(self.pipeline, self.loras[drawing.lora], drawing.lora_scale)
     self.on = wanted or self.on
     switch_lora(self.pipeline, bool(wanted))
 
