@@ -51,6 +51,7 @@ def _draw_and_report(
 ) -> None:
     "Draw the same prompts and seeds without and with the LoRA, and write the page"
     compare(prompts, run.config['base'], run.lora, seed=seed, out=out/'before_after.png', device=device)
+    print('4 of 4: the report')
     captions = bare_captions(texts, run.config.get('token'), run.config.get('class_word'))
     if not any(quoted(o, captions) for o in prompts):
         write_whole(run.folder/'before_after.png', (out/'before_after.png').read_bytes())
@@ -83,7 +84,6 @@ def run(
     print('3 of 4: pictures without and with it')
     texts = [o['text'] for o in dataset.trainable()]
     prompts = prompts or choose_prompts(texts, kwargs.get('token'), kwargs.get('class_word'))
-    print('4 of 4: the report')
     _draw_and_report(out, finished, prompts, seed, device, texts)
     print(f"done in {time.time() - started:.0f} s: {out/'before_after.png'}, {out/'report.html'}, {finished.lora}")
     return finished
@@ -127,7 +127,7 @@ def read_joepenna(
     if not isinstance(found, dict) or found.get('schema', 1) != 1:
         raise Problem(f"'{path}' is not a config file of schema 1; give one that JoePenna's program wrote, "
                       "or a JSON object with the flags' names")
-    if 'schema' not in found: return found
+    if 'schema' not in found: return {k: v for k, v in found.items() if v not in (None, '')}
     names = 'project_name max_training_steps save_every_x_steps token token_only class_word learning_rate seed debug gpu'.split()
     renamed = dict(training_images='training_images_folder_path',
                    regularization_images='regularization_images_folder_path', flip_p='flip_percent')

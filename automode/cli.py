@@ -320,6 +320,8 @@ def generate(
     out:str='pics', # Folder for the pictures
     batch_size:int|None=None, # Pictures drawn at once
     device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    dtype:str|None=None, # float32, float16, bfloat16: precision; chosen by the device when not given
+    prediction_type:str|None=None, # epsilon or v_prediction, for a single file that does not say which (default: as the LoRA or the base says)
 ) -> None:
     "Draw pictures with a base model and a LoRA"
     if not prompt: raise Problem('there is nothing to draw; give --prompt "a picture of ..."')
@@ -427,12 +429,12 @@ def dreambooth(
     class_word:str|None=None, # What kind of thing the subject is
     token_only:bool=False, # Train the token without a class word
     flip_p:float=0.5, # Share of pictures that are mirrored, 0 to 1
-    learning_rate:float=1e-6, # Length of a step
+    learning_rate:float=1e-6, # As for training all weights; the LoRA is trained with a larger one, which is printed
     save_every_x_steps:int=0, # Keep a checkpoint every so many steps; 0 keeps none but the last
     seed:int=23, # Seed of everything random
     gpu:int=0, # Number of the GPU, where there are several
-    debug:bool=False, # Say more about what happens
-    config_file_path:str|None=None, # JSON file with these settings; the other flags are then not read
+    debug:bool=False, # Log every step
+    config_file_path:str|None=None, # JSON file with these settings; where a flag says otherwise, the file counts
 ) -> None:
     "Train a subject's LoRA with the flags of JoePenna's Dreambooth-Stable-Diffusion"
     if not config_file_path: look_first(training_images, **given(dict(base=training_model)))

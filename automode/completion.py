@@ -66,7 +66,8 @@ def fish_script(
 ) -> str: # A script
     "Completion for fish"
     quote = lambda text: "'" + text.replace('\\', '\\\\').replace("'", "\\'") + "'"
-    lines = ['function __automode_at', '  set -l words (commandline -opc)', '  test "$words[2]" = "$argv[1]"; and test -z "$argv[2]" -o (count $words) = "$argv[2]"', 'end',
+    lines = ['function __automode_at', '  set -l words (commandline -opc)',
+             '  test "$words[2]" = "$argv[1]"; and test -z "$argv[2]" -o (count $words) = "$argv[2]"', 'end',
              *(f"complete -c automode -n '__automode_at \"\" 1' -f -a {c} -d {quote(told)}" for c, told in about.items())]
     for c, found in flags.items():
         for flag, (told, known, takes) in found.items():

@@ -7,7 +7,6 @@ __all__ = ['OPTIMIZER_BYTES', 'Memory', 'available_memory', 'Job', 'Estimate', '
            'is_out_of_memory', 'out_of_memory_advice', 'room_for', 'forecast']
 
 # %% ../nbs/07_estimate.ipynb #6068f7b1
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 from fastcore.basics import patch
+from psutil import virtual_memory
 
 from .adapters import add_adapter
 from .fast import speed_up
@@ -39,15 +39,14 @@ _LIMITS = (('sys/fs/cgroup', 'memory.max', 'memory.current', 'inactive_file '), 
 
 def _computer_memory(
     root:str|Path='/', # Where Linux's `proc` and `sys` are
-) -> Memory|None: # None where it cannot be told
+) -> Memory: # In bytes
     "The memory of this computer, or as much of it as the container may use"
     root = Path(root)
     meminfo = root/'proc/meminfo'
     free, total = (_read_number(meminfo, o) * 1024 for o in ('MemAvailable:', 'MemTotal:'))
-    if total == float('inf'):
-        names = os.sysconf_names if hasattr(os, 'sysconf_names') else {}
-        if 'SC_PHYS_PAGES' not in names: return None
-        total = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    if total == float('inf'):                                # not on Linux
+        found = virtual_memory()
+        return Memory(float(found.available), float(found.total))
     for folder, limit, used, idle in _LIMITS:
         top, used = (_read_number(root/folder/o) for o in (limit, used))
         if top >= total: continue
@@ -67,7 +66,7 @@ def _gpu_memory(
 
 def available_memory(
     device, # A `torch.device` or its name
-) -> Memory|None: # None where it cannot be told
+) -> Memory: # In bytes
     "Free and total memory of a device"
     device = torch.device(device)
     if device.type == 'cuda': return _gpu_memory(device)
@@ -305,11 +304,11 @@ def _shares(parts:dict) -> str: # Largest first, without what rounds to nothing
 def room_for(
     device, # A `torch.device` or its name
     *models, # What is loaded already
-) -> Memory|None: # None where it cannot be told
+) -> Memory: # In bytes
     "Memory that a run can use: what is free, and what its models have already taken"
     there = available_memory(device)
     taken = sum(o.nbytes for m in models for o in m.parameters() if o.device.type == torch.device(device).type)
-    return there and Memory(min(there.free + taken, there.total), there.total)
+    return Memory(min(there.free + taken, there.total), there.total)
 
 @patch
 def describe(

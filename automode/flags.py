@@ -48,7 +48,8 @@ class Parser(argparse.ArgumentParser):
 # what sd-scripts calls our flags
 KOHYA = dict(network_dim='rank', network_alpha='alpha', unet_lr='learning_rate', conv_dim='conv_rank', pretrained_model_name_or_path='base', output_dir='out',
              output_name='name', reg_data_dir='class_images', train_batch_size='batch_size', optimizer_type='optimizer', save_every_n_steps='save_every_steps',
-             network_dropout='lora_dropout', caption_dropout_rate='caption_dropout', keep_tokens='keep_tags', shuffle_caption='shuffle_tags', sample_prompts='sample_prompt')
+             network_dropout='lora_dropout', caption_dropout_rate='caption_dropout', keep_tokens='keep_tags', shuffle_caption='shuffle_tags',
+             sample_prompts='sample_prompt')
 
 # %% ../nbs/12_flags.ipynb #fd3a0f8a
 class Place(str):

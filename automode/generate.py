@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import __version__
-from .core import Problem, find_model, loading, make_generator
+from .core import HUB_ID, Problem, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
 from .lora import load_lora, read_lora_info
@@ -51,7 +51,7 @@ def find_lora(
     if path.is_file():
         if path.suffix == '.safetensors': return path
         raise Problem(f"'{lora}' is not a .safetensors file; other formats can hide programs and are not opened")
-    if path.suffix or str(lora).count('/') != 1 or str(lora)[0] in './~':
+    if not HUB_ID.fullmatch(str(lora)) or path.suffix.lower() in ('.safetensors', '.ckpt', '.pt', '.bin'):
         raise Problem(f"the LoRA '{lora}' is not there; check the path, or train one with 'automode train'")
     return str(lora)
 
@@ -65,7 +65,7 @@ def put_lora(
     found, info = find_lora(lora), {}
     if isinstance(found, Path):
         info = read_lora_info(found)
-        if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(False)
+        _take_off(pipeline)
         text_encoders = {o: getattr(pipeline, o) for o in ('text_encoder', 'text_encoder_2') if hasattr(pipeline, o)}
         try: pipeline.loaded_lora = load_lora(pipeline.unet, text_encoders, found, lora_scale)
         except Problem as e:
@@ -73,11 +73,20 @@ def put_lora(
             raise Problem(f"the LoRA '{lora}' was trained on {info.get('ss_sd_model_name', 'another model')}, "
                           "which is of another kind; give that model as --base") from e
     else:
+        _take_off(pipeline)
         with loading(found, 'LoRA'): pipeline.load_lora_weights(found, adapter_name='lora', use_safetensors=True)
         if not pipeline.get_list_adapters(): raise Problem(f"the LoRA '{lora}' does not fit this base; give another --base")
         pipeline.set_adapters(['lora'], [lora_scale])
     pipeline.drawn_with |= dict(lora=found, lora_scale=lora_scale, lora_hash=info.get('sshs_model_hash'), lora_on=True)
     return pipeline
+
+def _take_off(
+    pipeline:DiffusionPipeline, # A pipeline to draw with
+) -> None:
+    "Take off a LoRA that `put_lora` has put on, so that another has its place"
+    if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(False)
+    pipeline.loaded_lora = None
+    if pipeline.get_list_adapters(): pipeline.unload_lora_weights()
 
 def switch_lora(
     pipeline:DiffusionPipeline, # With a LoRA from `put_lora`, or with an adapter that is being trained
@@ -164,12 +173,13 @@ def parameters_text(
     "How `image` was made, in the words that A1111 and its relatives read"
     made = getattr(pipeline, 'drawn_with', {})
     lora, kind = made.get('lora') if made.get('lora_on') else None, type(pipeline.scheduler).__name__.removesuffix('Scheduler')
-    lines = [prompt + (f" <lora:{Path(lora).stem}:{made['lora_scale']:g}>" if lora else '')]
+    name = lora.stem if isinstance(lora, Path) else str(lora).split('/')[-1]
+    lines = [prompt + (f" <lora:{name}:{made['lora_scale']:g}>" if lora else '')]
     if settings.get('negative_prompt'): lines.append(f"Negative prompt: {settings['negative_prompt']}")
     last = {'Steps': settings['num_inference_steps'], 'Sampler': _samplers.get(kind, kind),
             'CFG scale': settings['guidance_scale'], 'Seed': seed, 'Size': f'{image.width}x{image.height}',
             'Model': Path(made.get('base', 'unknown')).name}
-    if lora and made.get('lora_hash'): last['Lora hashes'] = f'"{lora.stem}: {made["lora_hash"][:12]}"'
+    if lora and made.get('lora_hash'): last['Lora hashes'] = f'"{name}: {made["lora_hash"][:12]}"'
     last['Version'] = f'automode {__version__}'
     return '\n'.join([*lines, ', '.join(f'{k}: {v}' for k, v in last.items())])
 
@@ -194,13 +204,15 @@ def drawing_settings(
     **asked, # `num_inference_steps`, `guidance_scale`, `negative_prompt`, `resolution`
 ) -> dict: # What to pass on to `draw_batch`
     "Check what was asked for, in words that say what to do"
-    resolution = asked.pop('resolution') or pipeline.unet.config.sample_size*pipeline.vae_scale_factor
+    resolution = asked.pop('resolution')
+    if resolution is None: resolution = pipeline.unet.config.sample_size*pipeline.vae_scale_factor
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
     if any(o < 16 or o % 8 for o in size):
-        nearest = max(16, round(size[0]/8)*8)
-        raise Problem(f'the resolution {resolution} is not a multiple of 8; the nearest is {nearest}')
-    steps = asked['num_inference_steps']
+        nearest = ' x '.join(dict.fromkeys(str(max(16, round(o/8)*8)) for o in size))
+        raise Problem(f'the resolution {resolution} has to be a multiple of 8, and 16 or more; the nearest is {nearest}')
+    steps, most = asked['num_inference_steps'], pipeline.scheduler.config.num_train_timesteps
     if steps < 1: raise Problem(f'{steps} steps draw nothing; 20 to 50 are usual')
+    if steps > most: raise Problem(f'{steps} steps are more than the {most} that the model knows; 20 to 50 are usual')
     return dict(asked, width=size[0], height=size[1])
 
 # %% ../nbs/08_generate.ipynb #b2b3af38
@@ -212,7 +224,7 @@ def generate(
     seed:int=0, # Seed of the first picture of each prompt; the next one has the next seed
     num_images:int=1, # Pictures for each prompt
     num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5.0, # How closely to keep to the prompt; 1 is not at all, 7.5 is usual for Stable Diffusion
+    guidance_scale:float=5.0, # How closely to keep to the prompt; 1 is without guidance, 7.5 is usual for Stable Diffusion
     negative_prompt:str='', # What to keep away from
     resolution:int|tuple[int,int]|None=None, # Edge in pixels, or width and height; None is what the base was trained at
     out:str|Path|None=None, # A folder for the PNG files; None saves nothing
@@ -225,6 +237,8 @@ def generate(
     "Draw `prompts` with a base model and a LoRA"
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or num_images < 1: raise Problem('there is nothing to draw; give a prompt, and 1 or more pictures')
+    if batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')
+    if not -2**63 <= seed < 2**64 - num_images: raise Problem(f'the seed {seed} is too large; take one of less than 19 digits')
     pipeline = pipeline or load_pipeline(base, lora, lora_scale, device, dtype, prediction_type)
     settings = drawing_settings(pipeline, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
                                 negative_prompt=negative_prompt, resolution=resolution)
@@ -257,7 +271,7 @@ def _title(
 def sheet(
     rows:dict[str,list[Image.Image]], # Pictures of each row, under its name
     titles:list[str], # What each column shows
-    size:int=128, # Edge of a picture, at least
+    size:int=128, # Edge of a picture, at least; one that is not square keeps its shape
     cols:int=6, # Columns before a new block begins
 ) -> Image.Image: # One picture of all
     "Rows of pictures with their names, under column titles"
@@ -276,7 +290,7 @@ def sheet(
                 o = _title(name, left - gap)
                 image.paste(o, (0, y + (size - o.height)//2))
             for i, o in enumerate(pictures[block]):
-                image.paste(o.resize((size, size), Image.Resampling.LANCZOS), (left + i*(size + gap), y))
+                image.paste(ImageOps.pad(o, (size, size), Image.Resampling.LANCZOS, 'white'), (left + i*(size + gap), y))
             y += size + gap
     return image
 

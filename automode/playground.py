@@ -17,6 +17,7 @@ from diffusers import DiffusionPipeline
 from fastcore.basics import patch
 from PIL import Image
 
+from .card import Base, find_base
 from .core import Problem, progress
 from .estimate import is_out_of_memory
 from .generate import draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora, save_picture, sheet, switch_lora
@@ -31,7 +32,7 @@ class Drawing:
     negative_prompt:str='' # What to keep away from
     seed:int=0 # Seed of the noise
     num_inference_steps:int=25 # Steps from noise to picture
-    guidance_scale:float=5. # How closely to keep to the prompt; 1 is not at all
+    guidance_scale:float=5. # How closely to keep to the prompt; 1 is without guidance
     resolution:int|None=None # Edge in pixels, or None: what the base was trained at
     lora:str='' # A name in `Playground.loras`; '' is the base alone
     lora_scale:float=1. # How strongly the LoRA acts: 0 not at all, 1 as trained
@@ -54,7 +55,8 @@ class Playground:
     ):
         if not isinstance(run, Run) and (Path(run).expanduser()/'config.json').exists(): run = Run(Path(run).expanduser())
         self.run, self.file = (run, None) if isinstance(run, Run) else (None, find_lora(run))
-        self.base = base or (self.run.config['base'] if self.run else 'starter')
+        own = find_base(self.run.config) if self.run else Base('starter', None)      # a path leads elsewhere in another folder
+        self.base = base or own.path or own.name
         self.out = Path(out) if out else self.run.folder/'pictures' if self.run else Path('pictures')
         self.device, self.dtype, self.made, self.on, self._pipeline = device, dtype, {}, None, None
         if not self.loras:
@@ -138,7 +140,9 @@ def _file_of(self:Playground, drawing:Drawing) -> Any:
 def _put_on(self:Playground, drawing:Drawing) -> None:
     "Give the base the LoRA of a drawing, or take it off"
     wanted = (self._file_of(drawing), drawing.lora_scale) if drawing.lora else None
-    if wanted and wanted != self.on: put_lora(self.pipeline, self.loras[drawing.lora], drawing.lora_scale)
+    if wanted and wanted != self.on:
+        self.on = None                                       # where it fails, there is none on
+        put_lora(self.pipeline, self.loras[drawing.lora], drawing.lora_scale)
     self.on = wanted or self.on
     switch_lora(self.pipeline, bool(wanted))
 
@@ -184,7 +188,9 @@ def axis_values(
         return list(USUAL[axis]) if axis in USUAL else names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)]
     kind = {'scale': float, 'guidance': float, 'checkpoint': str}.get(axis, int)
     try: return [kind(o) for o in values]
-    except ValueError as e: raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {', '.join(map(str, USUAL.get(axis, (1, 2, 3))))} ({e})") from None
+    except ValueError as e:
+        usual = ', '.join(map(str, USUAL.get(axis, (1, 2, 3))))
+        raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {usual} ({e})") from None
 
 @patch
 def grid(

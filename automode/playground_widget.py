@@ -14,7 +14,6 @@ from typing import Any, Callable
 import anywidget, traitlets
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from PIL import Image
 
 from .core import Problem, one_line, widget_source
 from .generate import unread
@@ -162,7 +161,7 @@ def playground(
     prompt:str|None=None, # What to draw first; None takes a prompt that the LoRA was trained with
     seed:int=0, # Seed of the first noise
     num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5., # How closely to keep to the prompt; 1 is not at all
+    guidance_scale:float=5., # How closely to keep to the prompt; 1 is without guidance
     lora_scale:float=1., # How strongly the LoRA acts: 0 not at all, 1 as trained
     **kwargs
 ) -> PlaygroundWidget: # Shows itself in a notebook

@@ -83,13 +83,14 @@ css = _colours + _layout + _details
 def caption_card(
     dataset:Dataset, # Where the picture is
     row:dict, # Its row
+    note:str='', # What else to say of it
 ) -> str: # HTML
     "One picture with its caption, and how sure the captioner was"
     try: picture = f'<img src="{data_uri(dataset.image(row), 192)}" alt="{escape(row["file_name"])}">'
     except Problem: picture = '<p class="soft">cannot be opened</p>'
-    text, auto, notes = row.get('text') or 'no caption', row.get('auto_text'), [escape(row['file_name'])]
+    text, auto, status = row.get('text') or 'no caption', row.get('auto_text'), row.get('status') or 'auto'
+    notes = [escape(o) for o in dict.fromkeys((row['file_name'], note, status)) if o not in ('', 'auto')]
     was = f'<del>{escape(auto)}</del>' if auto and auto != text else ''
-    if (status := row.get('status', 'auto')) != 'auto': notes.append(escape(status))
     meter = ''
     if row.get('score') is not None:
         sure = math.exp(min(0, row['score']))
@@ -103,15 +104,38 @@ def caption_card(
 # %% ../nbs/11_report.ipynb #13b43b18
 def captions_section(
     dataset:Dataset, # Pictures and captions
-    most:int=120, # No more pictures than this
+    held_out:list[str]|None=None, # Names of the pictures that were measured by and not trained on
+    most:int=120, # No more pictures than this, trained on and not
 ) -> str: # HTML
-    "Pictures and their captions, the least sure first"
+    "Pictures and their captions, the least sure first, and then those that the LoRA was not trained on"
     rows = sorted(dataset, key=lambda row: 0 if row.get('score') is None else row['score'])
-    cards = ''.join(caption_card(dataset, row) for row in rows[:most])
-    rest = f' These are the {most} least sure of {len(rows)}.' if len(rows) > most else ''
-    return ('<h2>What it was trained on</h2><p class="soft">Each picture with the caption it was trained with. '
+    notes = [_why_not(dataset, row, held_out or []) for row in rows]
+    trained, others = ([(row, note) for row, note in zip(rows, notes) if bool(note) == out] for out in (False, True))
+    rest = f' These are the {most} least sure of {len(trained)}.' if len(trained) > most else ''
+    html = ('<h2>What it was trained on</h2><p class="soft">Each picture with the caption it was trained with. '
             f'The ones the captioner was least sure of come first: if a caption is wrong, it is probably among them.'
-            f'{rest}</p><div class="cards">{cards}</div>')
+            f'{rest}</p>{_cards(dataset, trained[:most])}')
+    if not others: return html
+    rest = f' These are {most} of {len(others)}.' if len(others) > most else ''
+    return html + ('<h2>What it was not trained on</h2><p class="soft">Pictures of the dataset that were held out to measure by, excluded, or could '
+                   f'not be used.{rest}</p>{_cards(dataset, others[:most])}')
+
+def _why_not(
+    dataset:Dataset, # Where the picture is
+    row:dict, # Its row
+    held_out:list[str], # Names of the pictures that were measured by
+) -> str: # A few words; '' for one that was trained on
+    "Why the LoRA was not trained on a picture"
+    if row.get('status') == 'excluded': return 'excluded'
+    if row['file_name'] in dataset.bad: return 'could not be used'
+    return 'held out' if Path(row['file_name']).name in held_out else ''
+
+def _cards(
+    dataset:Dataset, # Where the pictures are
+    rows:list[tuple[dict,str]], # Rows, and what to say of each
+) -> str: # HTML
+    "Pictures beside one another"
+    return f'<div class="cards">{"".join(caption_card(dataset, *o) for o in rows)}</div>'
 
 # %% ../nbs/11_report.ipynb #91092de6
 def smooth(
@@ -229,15 +253,19 @@ def usage_section(
     lora:Path, # The LoRA file
     settings:dict, # The run's `config.json`
     prompt:str, # A prompt that shows it
+    folder:Path=Path(), # The folder of the page, which may be moved with all that is in it
 ) -> str: # HTML
-    "The lines that use the LoRA on this machine, and where the programs of the field want the file"
+    "The lines that use the LoRA in the folder of the page, and where the programs of the field want the file"
     from automode.card import find_base, usage_lines, where_to_put
     from automode.lora import read_lora_info
-    base = find_base(settings)
+    base, info = find_base(settings), read_lora_info(lora)
+    inside = lora.is_relative_to(folder)
+    if inside: lora = lora.relative_to(folder)
+    where = ', in the folder of this page' if inside else ''
     command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(), '--prompt', prompt,
                           '--num_images', '4', '--out', 'pictures'])
-    return (f'<h2>How to use it</h2><p>In Python:</p><pre><code>{escape(usage_lines(lora, read_lora_info(lora), base, prompt, here=True))}</code></pre>'
-            f'<p>With the command:</p><pre class="wrap"><code>{escape(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
+    return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{escape(usage_lines(lora, info, base, prompt, here=True))}</code></pre>'
+            f'<p>With the command{where}:</p><pre class="wrap"><code>{escape(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
 
 # %% ../nbs/11_report.ipynb #69cba12b
 def _duration(
@@ -256,10 +284,11 @@ def header_section(
 ) -> str: # HTML
     "The name, and the numbers everybody asks for"
     last = next((o for o in reversed(metrics) if 'loss' in o), {})
-    facts = dict(pictures=len(dataset.trainable()) if dataset else None, steps=last.get('step'),
-                 training=_duration(last['step']*last['seconds_per_step']) if 'seconds_per_step' in last else None,
-                 rank=settings.get('rank'), base=settings.get('base'),
-                 file=f'{lora.stat().st_size/1e6:.1f} MB' if lora else None)
+    pictures = settings.get('num_images') or (len(dataset.trainable()) if dataset else None)     # those that were held out are not counted
+    facts = {'pictures': pictures, 'held out': len(settings.get('held_out') or []) or None, 'steps': last.get('step'),
+             'training': _duration(last['step']*last['seconds_per_step']) if 'seconds_per_step' in last else None,
+             'rank': settings.get('rank'), 'base': settings.get('base'),
+             'file': f'{lora.stat().st_size/1e6:.1f} MB' if lora else None}
     items = ''.join(f'<li><b>{escape(str(v))}</b>{k}</li>' for k, v in facts.items() if v is not None)
     return f'<h1>{escape(name)}</h1><p class="soft">A LoRA, and how it came about.</p><ul class="facts">{items}</ul>'
 
@@ -301,8 +330,8 @@ def write_report(
     prompt = prompt or _shows(settings, dataset)
     name = settings.get('name') or (lora.stem if lora else folder.name)
     parts = [header_section(name, dataset, metrics, settings, lora), pictures_section(folder)]
-    if lora: parts.append(usage_section(lora, settings, prompt))
-    if dataset: parts.append(captions_section(dataset))
+    if lora: parts.append(usage_section(lora, settings, prompt, folder))
+    if dataset: parts.append(captions_section(dataset, settings.get('held_out')))
     parts += [loss_section(metrics), settings_section(settings) if settings else '']
     return write_whole(folder/'report.html', _page(name, ''.join(parts)))
 

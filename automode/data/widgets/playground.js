@@ -2,7 +2,7 @@
 
 const NUMBERS = [   // field, label, range, what it is
   ['lora_scale', 'LoRA scale', [0, 2, .05], 'how strongly the LoRA acts: 0 not at all, 1 as trained'],
-  ['guidance_scale', 'guidance', [1, 15, .5], 'how closely to keep to the prompt; 1 is not at all'],
+  ['guidance_scale', 'guidance', [1, 15, .5], 'how closely to keep to the prompt; 1 is without guidance'],
   ['num_inference_steps', 'steps', [1, 100, 1], 'steps from noise to picture'],
 ]
 
@@ -63,13 +63,14 @@ function render({ model, el }) {
     const axis = select(label, `the grid's ${one}`, [], () => { values.value = model.get('choices').axes[axis.value] || '' })
     const values = make('input', 'am-input', label)
     values.setAttribute('aria-label', `values of the grid's ${one}`)
-    values.title = 'values with commas between them'
+    values.title = 'values with commas between them; Enter draws the grid'
     side[one] = { axis, values }
   }
   const act = make('span', 'amp-side', sides)
-  button(act, 'draw the grid', 'a picture for each pair of values', () => {
+  function askGrid() {
     model.send({ do: 'grid', drawing: read(), x: side.x.axis.value, y: side.y.axis.value || null, x_values: side.x.values.value, y_values: side.y.values.value })
-  })
+  }
+  button(act, 'draw the grid', 'a picture for each pair of values', askGrid)
   const keepGrid = button(act, 'save the grid', 'keep the grid as a PNG file, with its settings', () => model.send({ do: 'save', what: 'grid' }))
   const sheet = make('img', 'amp-grid', shown)
   sheet.alt = 'a picture for each pair of values'
@@ -126,7 +127,7 @@ function render({ model, el }) {
   }
   root.addEventListener('keydown', event => {
     event.stopPropagation()                            // nor do the page's shortcuts see what is typed
-    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || event.target.matches('input'))) { event.preventDefault(); ask(true) }
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey || event.target.matches('input'))) { event.preventDefault(); sides.contains(event.target) ? askGrid() : ask(true) }
     if (event.key === 'Escape' && !stop.hidden) model.send({ do: 'stop' })
   })
   for (const kind of ['keyup', 'keypress']) root.addEventListener(kind, event => event.stopPropagation())
