@@ -141,7 +141,8 @@ class CaptionRun:
 
     def call_settings(self) -> dict: # Keyword arguments
         "What every call of the captioner is given"
-        return {o: self.settings[o] for o in ('max_new_tokens', 'num_beams', 'top_p', 'seed', 'num_captions')}
+        found = {o: self.settings[o] for o in ('max_new_tokens', 'num_beams', 'top_p', 'seed', 'num_captions')}
+        return {k: v for k, v in found.items() if k != 'max_new_tokens' or v is not None}
 
 # %% ../nbs/04_caption.ipynb #d3dfe534
 @patch
@@ -295,7 +296,7 @@ def caption_folder(
     out:str|Path|None=None, # Folder for a copy; None writes beside the pictures, and puts those of the web into `fetched`
     batch_size:int|None=None, # Pictures that are described at the same time; None finds it out
     num_beams:int=3, # Sentences that are followed at the same time
-    max_new_tokens:int=30, # Tokens after the prompt, at the most
+    max_new_tokens:int|None=None, # Tokens after the prompt, at the most; None takes 30, or 200 of a model that chats
     top_p:float|None=None, # Draw from the likeliest tokens that make up this share, in place of beams
     seed:int=0, # Of the draw
     num_captions:int=1, # Candidates for each picture

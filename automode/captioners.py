@@ -28,6 +28,7 @@ from .core import Problem, find_model, loading, make_generator, pick_device, pic
 # %% ../nbs/03_captioners.ipynb #0ff07f03
 class WritingCaptioner:
     "Describes pictures with a model that writes a token at a time"
+    usual_tokens = 30 # Tokens at the most, when nothing else is asked for
     def __init__(
         self,
         model:Any, # A model of transformers, on its device
@@ -141,13 +142,14 @@ def __call__(
     images:Sequence[Image.Image], # RGB pictures, of any sizes
     prompt:str='', # What the prompt means is up to the kind
     *,
-    max_new_tokens:int=30, # Tokens to write, at the most
+    max_new_tokens:int|None=None, # Tokens to write, at the most; None takes the kind's `usual_tokens`
     num_beams:int=1, # Sentences that are followed at the same time; no matter when `top_p` is given
     top_p:float|None=None, # Draw from the likeliest tokens that make up this share; None takes the likeliest
     seed:int=0, # Of the draw
     num_captions:int=1, # Candidates for each picture
 ) -> list[Captioned]: # Text and score for each picture, and the other candidates
     "Describe each picture"
+    if max_new_tokens is None: max_new_tokens = self.usual_tokens
     num_beams, images = check_settings(max_new_tokens, num_beams, top_p, num_captions), list(images)
     if not images: return []
     rows = zip(*self.new_tokens(images, prompt, max_new_tokens, num_beams, top_p, seed, num_captions))
@@ -256,6 +258,7 @@ REQUEST = 'Describe this picture in one sentence.'
 class ChatCaptioner(WritingCaptioner):
     "Describes pictures with a model that answers requests"
     max_pixels = 1024*1024 # Larger pictures are made smaller before the model sees them
+    usual_tokens = 200 # An answer of some sentences; it ends earlier, as a rule
 
     def request(
         self,

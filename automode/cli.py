@@ -141,7 +141,7 @@ def caption(
     overwrite:bool=False, # Do again all that a captioner has done; what a person edited or accepted stays
     batch_size:int|None=None, # Pictures described at once; found out when not given
     num_beams:int|None=None, # Sentences followed at once; 1 is fastest
-    max_new_tokens:int|None=None, # Tokens after the prompt, at the most
+    max_new_tokens:int|None=None, # Tokens after the prompt, at the most (default: 30; 200 of a model that chats)
     top_p:float|None=None, # Draw words by lot among the likeliest that make up this share, 0 to 1
     seed:int|None=None, # Seed of that lot
     background:str|None=None, # Colour behind transparent pictures, here and in all later steps (default: white)

@@ -252,8 +252,8 @@ def resize(
     "Make a LoRA of a smaller rank"
     if not rank and not energy: raise Problem('say how small: give --rank, or --energy, the share to keep, e.g. 0.95')
     if energy and not 0 < energy <= 1: raise Problem(f'energy is {energy}; it must be above 0 and at most 1')
-    for name, o in dict(rank=rank, conv_rank=conv_rank).items():
-        if (o or 1) < 1: raise Problem(f'{name} is {o}; it must be 1 or more')
+    for name, num in dict(rank=rank, conv_rank=conv_rank).items():
+        if num is not None and num < 1: raise Problem(f'{name} is {num}; it must be 1 or more')
     layers, metadata = read_layers(path)
     if any(kind_of(o) != 'lora' or {'mid', 'magnitude', 'dora_scale'} & o.keys() for o in layers.values()):
         raise Problem(f"'{path}' is no plain LoRA; the rank of other kinds cannot be changed")

@@ -6,7 +6,6 @@
 __all__ = ['KEPT', 'AXES', 'USUAL', 'Drawing', 'Playground', 'in_text']
 
 # %% ../nbs/08_playground.ipynb #3ad74878
-import json
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from .card import Base, find_base
 from .core import Problem, progress
 from .estimate import is_out_of_memory
 from .generate import draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora, save_picture, sheet, switch_lora
-from .lora import read_lora_info
+from .lora import read_lora_info, tag_counts
 from .run import Run
 
 # %% ../nbs/08_playground.ipynb #345c3f53
@@ -84,10 +83,9 @@ class Playground:
 def prompts(self:Playground) -> list[str]: # The most frequent first, 50 at the most
     "What the LoRA was trained with"
     newest = list(self.loras.values())[-1]
-    told = json.loads(read_lora_info(newest).get('ss_tag_frequency', '{}')) if isinstance(newest, Path) else {}
-    counts = {prompt: num for one in told.values() for prompt, num in one.items()}
+    counts = tag_counts(read_lora_info(newest)) if isinstance(newest, Path) else {}
     asked = self.run.config.get('sample_prompt') if self.run else None
-    return list(dict.fromkeys([*([asked] if asked else []), *sorted(counts, key=lambda o: -counts[o])]))[:50]
+    return list(dict.fromkeys([*([asked] if asked else []), *counts]))[:50]
 
 @patch
 def first(
