@@ -20,6 +20,7 @@ from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
 from .lora import load_lora, read_lora_info
 from .models import read_pipeline
+from .run import run_folder
 
 # %% ../nbs/08_generate.ipynb #01446d82
 def open_base(
@@ -41,7 +42,7 @@ def find_lora(
     lora:str|Path, # A `.safetensors` file, a run folder, or a Hugging Face id
 ) -> Path|str: # The file, or the id
     "The LoRA file that `lora` means"
-    path = Path(lora).expanduser()
+    path = run_folder(lora)
     if path.is_dir():
         found = sorted(path.glob('*.safetensors'))
         if len(found) == 1: return found[0]

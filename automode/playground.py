@@ -21,7 +21,7 @@ from .core import Problem, progress
 from .estimate import is_out_of_memory
 from .generate import draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora, save_picture, sheet, switch_lora
 from .lora import read_lora_info, tag_counts
-from .run import Run
+from .run import Run, run_folder
 
 # %% ../nbs/08_playground.ipynb #345c3f53
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Playground:
         device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
         dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
     ):
-        if not isinstance(run, Run) and (Path(run).expanduser()/'config.json').exists(): run = Run(Path(run).expanduser())
+        if not isinstance(run, Run) and (run_folder(run)/'config.json').exists(): run = Run(run)
         self.run, self.file = (run, None) if isinstance(run, Run) else (None, find_lora(run))
         own = find_base(self.run.config) if self.run else Base('starter', None)      # a path leads elsewhere in another folder
         self.base = base or own.path or own.name

@@ -28,7 +28,7 @@ def find_run(
     run:str|Path, # A run's folder, or the `out` of `automode run`
 ) -> Run: # The run
     "A finished run"
-    found = Run(next((o for o in (Path(run), Path(run)/'run') if (o/'config.json').exists()), run))
+    found = Run(run)
     if found.lora.exists(): return found
     raise Problem(f"the run in '{found.folder}' has no LoRA yet; train it to its end first, with the command that began it")
 
