@@ -112,7 +112,7 @@ def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
     done = automode('run', 'pictures', '--out', 'inky', '--max_train_steps', '2', '--batch_size', '1', '--rank', '2', '--device', 'cpu', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     drawn = [tmp_path/'inky'/'before_after.png', *(tmp_path/'inky'/'run'/'samples').glob('*.png')]
-    assert len(drawn) == 3 and all(o.lower() in Image.open(path).info['parameters'].lower() for path in drawn for o in PRIVATE)      # so this tests something
+    assert len(drawn) > 2 and all(o.lower() in Image.open(path).info['parameters'].lower() for path in drawn for o in PRIVATE)      # so this tests something
     said = automode('push', 'inky', 'me/inky', hub=hub, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
     files = hub.repos['me/inky']['files']
