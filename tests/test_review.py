@@ -52,6 +52,8 @@ def person(lab, browser, request):
     page, complaints = open_notebook(lab, browser, name, REVIEW.format(name), **look)
     page.wait_for_selector('.amr-thumb', timeout=90_000)
     page.focus('.amr')
+    page.wait_for_timeout(300)                                                       # JupyterLab, still busy with its start, may take the focus once
+    page.focus('.amr')
     yield Person(page, lab[0]/name)
     assert complaints == []
     if page.is_closed(): return
