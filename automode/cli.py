@@ -63,7 +63,7 @@ def tell_starter(
     better = dict(captioner='Salesforce/blip-image-captioning-large', base='CompVis/stable-diffusion-v1-4')
     used = [o for o, name in models.items() if name == 'starter']
     if not used or int(os.environ.get('RANK', 0)) or Path(pictures).resolve().is_relative_to(data_path('samples').resolve()): return
-    print(f"note: the starter {' and '.join(used)} knows drawings of single things on white, and guesses at all else; "
+    print("note: the starter models know drawings of single things on white, and guess at all else; "
           f"for photographs give {' '.join(f'--{o} {better[o]}' for o in used)}")
 
 # %% ../nbs/13_cli.ipynb #3a4f9124
