@@ -194,9 +194,7 @@ def dreambooth(
 def _use_gpu(gpu:int, device:str|None) -> None: # Number of the GPU; `cpu` for none
     "Take the GPU that was asked for, where there are several"
     if device == 'cpu' or (gpu == 0 and not torch.cuda.is_available()): return
-    pick_device(f'cuda:{gpu}')
-    if gpu >= (num := torch.cuda.device_count()): raise Problem(f'--gpu {gpu} is not there; the GPUs are numbered 0 to {num - 1}')
-    torch.cuda.set_device(gpu)
+    torch.cuda.set_device(pick_device(f'cuda:{gpu}'))
 
 def _count_weights(name:str|Path) -> int: # Weights of the unet; a base model's name
     "How large a base model's unet is, from its configuration alone when it is a folder"

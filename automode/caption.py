@@ -142,7 +142,8 @@ class CaptionRun:
     def call_settings(self) -> dict: # Keyword arguments
         "What every call of the captioner is given"
         found = {o: self.settings[o] for o in ('max_new_tokens', 'num_beams', 'top_p', 'seed', 'num_captions')}
-        return {k: v for k, v in found.items() if k != 'max_new_tokens' or v is not None}
+        if found['max_new_tokens'] is None: found['max_new_tokens'] = getattr(self.captioner, 'usual_tokens', 30)
+        return found
 
 # %% ../nbs/04_caption.ipynb #d3dfe534
 @patch

@@ -269,7 +269,7 @@ def convert(
     "Bring captioned pictures from one program's format to another's; what is there stays as it is"
     from automode.convert import convert as convert_pictures
     done = convert_pictures(src, **given(locals(), 'src', 'convert_pictures', 'strict'))
-    for o in done.rejected[:20]: print(make_printable(f"rejected: {o['file_name']}: {o['reason']}"), file=sys.stderr)
+    for o in done.rejected[:20]: print(make_printable(f"rejected: {o['reason']}" if o['file_name'] in o['reason'] else f"rejected: {o['file_name']}: {o['reason']}"), file=sys.stderr)
     print(done)
     if strict and done.rejected: sys.exit(1)
 
@@ -341,7 +341,7 @@ LORA_ACTIONS = 'info', 'convert', 'resize', 'merge'
          'nothing was written')
 def lora(
     action:str, # info, convert, resize or merge
-    lora:list[str], # A LoRA file: ours, or one of kohya's, diffusers', A1111's; for merge several
+    lora:list[str], # A LoRA file: ours, or one of kohya's, diffusers', A1111's; or a run's folder; for merge several
     out:str|None=None, # The new file; with --base a folder for the new model
     to:str='kohya', # For convert: whose names, kohya (A1111 and ComfyUI too) or diffusers
     base:str|None=None, # For merge: the base to add it to. For convert: the base of a DoRA
@@ -356,6 +356,8 @@ def lora(
     if action != 'info' and out is None: raise Problem('say where to write: --out')
     if action != 'merge' and len(lora) > 1: raise Problem(f'{action} takes one LoRA file; give one at a time')
     from automode import lora_tools as tools
+    from automode.generate import find_lora
+    lora = [str(find_lora(o)) if Path(o).is_dir() else o for o in lora]            # of a run's folder its LoRA
     if action == 'info': return print(tools.info_text(tools.info(lora[0])))
     if action == 'convert': return print(tools.convert(lora[0], out, to, base, dtype))
     if action == 'resize':

@@ -179,10 +179,10 @@ def merge(
 ) -> int: # Rows in which both changed the same thing
     "Take in what somebody else wrote since we read"
     rows, dropped, gone = parse_metadata(data, self.folder)
-    base, theirs_too = {picture_key(o): o for o in parse_metadata(self._known or b'', self.folder)[0]}, {picture_key(o) for o in rows}
-    ours, clashes = {picture_key(o): o for o in self}, []
-    removed = {k for k, o in ours.items() if k not in theirs_too and base.get(k) == o and not self.path(o).exists()}    # row and picture
-    self.rows = [o for o in self if picture_key(o) not in removed]
+    base = {picture_key(o): o for o in parse_metadata(self._known or b'', self.folder)[0]}
+    ours, there, clashes = {picture_key(o): o for o in self}, {picture_key(o) for o in rows}, []
+    is_removed = lambda row: (key := picture_key(row)) not in there and base.get(key) == row and not self.path(row).exists()
+    self.rows = [o for o in self if not is_removed(o)]                              # row and picture are gone
     for theirs in rows:
         was, mine = base.get(picture_key(theirs)), ours.get(picture_key(theirs))
         if was == theirs: continue

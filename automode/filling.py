@@ -100,7 +100,7 @@ def _read_journal(
     journal, written = own_path(folder, 'convert.jsonl'), []
     if folder.exists() and not folder.is_dir(): raise Problem(f"'{folder}' is a file; give a folder")
     if journal.is_file(): before, *written = map(_json_or_none, journal.read_text(encoding='utf-8').split('\n'))
-    elif not folder.is_dir() or all(o.name.startswith('.') for o in folder.iterdir()): before = settings # `.DS_Store` and the like are no content
+    elif not folder.is_dir() or all(o.name in ('.automode', '.DS_Store') for o in folder.iterdir()): before = settings
     else: before = None
     if before == settings: return dict(o for o in written if o)
     raise Problem(f"'{folder}' is not empty, and not from the same conversion; give an empty folder")
