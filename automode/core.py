@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['HUB_ID', 'Problem', 'one_line', 'make_printable', 'whole_file', 'write_whole', 'writing', 'find_folder',
            'whole_folder', 'write_json', 'read_json', 'append_row', 'read_rows', 'pick_device', 'pick_dtype',
-           'make_generator', 'set_seed', 'progress', 'quiet', 'data_path', 'find_model', 'loading', 'facts_table',
-           'widget_source']
+           'make_generator', 'set_seed', 'progress', 'quiet', 'as_path', 'data_path', 'find_model', 'loading',
+           'facts_table', 'widget_source']
 
 # %% ../nbs/00_core.ipynb #38839311
 import errno, json, os, re, shutil, tempfile
@@ -276,6 +276,13 @@ def quiet() -> Iterator[None]: # Within the block, libraries report errors only
         for o, level in levels.items(): logging.getLogger(o).setLevel(level)
         for module, on in bars.values():
             if on: module.enable_progress_bar()
+
+# %% ../nbs/00_core.ipynb #db6146d5
+def as_path(
+    path:str|Path, # Path as the user wrote it
+) -> Path: # The same path, with a leading `~` replaced by the home folder
+    "Read a path that a user gave"
+    return Path(os.path.expanduser(path))
 
 # %% ../nbs/00_core.ipynb #863dbb7b
 def data_path(
