@@ -20,7 +20,7 @@ from PIL import Image
 
 from .captioners import as_captioner, load_captioner, shrunk
 from .core import Problem, pick_device, progress
-from .dataset import Dataset, new_row
+from .dataset import METADATA, Dataset, foreign_values, new_row
 from .download import download_images, find_addresses, read_sources
 from .images import BadImage
 from .journal import Journals, caption_row, needs_caption, plan_batches, read_recaption, take_over
@@ -145,6 +145,15 @@ class CaptionRun:
         if found['max_new_tokens'] is None: found['max_new_tokens'] = getattr(self.captioner, 'usual_tokens', 30)
         return found
 
+# %% ../nbs/04_caption.ipynb #55c61419
+def _stop_for_foreign(dataset, names):
+    "Raise a `Problem` when a caption for one of `names` would replace a value that automode did not write"
+    clash = {o['file_name']: keys for o in dataset if o['file_name'] in names and (keys := foreign_values(o))}
+    if not clash: return
+    columns, some = sorted({key for keys in clash.values() for key in keys}), ', '.join(list(clash)[:3])
+    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} images without a caption "
+                  f"({some}{' …' if len(clash) > 3 else ''}), which captioning would replace; rename {columns[0]}, e.g. to my_{columns[0]}")
+
 # %% ../nbs/04_caption.ipynb #d3dfe534
 @patch
 def plan(
@@ -165,6 +174,7 @@ def plan(
     left_out = dataset.bad.keys() | done
     self.names = [o['file_name'] for o in dataset if needs_caption(o, again) and o['file_name'] not in left_out]
     self.kept = sum(by_person(o) and again(o) for o in dataset)
+    _stop_for_foreign(dataset, set(self.names))
     self.start_captioner(self.names)
     if self.batch_size is None: self.batch_size = before.get('batch_size') or self.choose_batch_size()
     same = before.get('batches', ()) if before.get('batch_size') == self.batch_size else ()
