@@ -234,6 +234,16 @@ def prompt(
     "The prompt that a picture trains with"
     return training_prompt(row.get('text') or '', self.token, self.class_word)
 
+@patch
+def all_captions(
+    self:Review,
+    row:dict, # A row
+) -> list[str]: # Several captions, one of which is drawn at each step; none for a row with one caption
+    "The captions of an image that trains with several"
+    found = row.get('captions')
+    if not isinstance(found, list) or len(found) < 2 or not all(isinstance(o, str) for o in found): return []
+    return found if found[0] == row.get('text') else []
+
 # %% ../nbs/04_review.ipynb #b2699b11
 @patch
 def mark(

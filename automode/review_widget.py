@@ -71,7 +71,7 @@ def describe(
     prompt, score = (review.prompt(row), row.get('score')) if row else ('', None)
     return dict(
         name=review.name, text=row.get('text') or '', auto_text=row.get('auto_text') or '', status=row.get('status') or 'auto',
-        score=score if isinstance(score, (int, float)) else None, prompt=prompt if prompt != (row.get('text') or '') else '',
+        captions=review.all_captions(row) if row else [], score=score if isinstance(score, (int, float)) else None, prompt=prompt if prompt != (row.get('text') or '') else '',
         tokens=review.count_tokens(prompt) if review.count_tokens and prompt else None, mine=review.mine.get(review.name) or '',
         room=review.room, at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset),
         order=review.order, reverse=review.reverse, version=self.version, turn=self.turn, message=message,

@@ -278,7 +278,9 @@ function render({ model, el }) {
     turned.textContent = view.reverse ? '↑' : '↓'
     count.textContent = view.shown ? `${view.at + 1} of ${view.shown}${view.shown < view.all ? ` (${view.all} in all)` : ''} · ${view.counts}` : `none of ${view.all}`
     name.textContent = [view.name, SAID[view.status], view.score === null ? '' : `score ${view.score.toFixed(2)}`].filter(Boolean).join(' · ')
-    auto.textContent = view.auto_text && view.auto_text !== view.text ? `the captioner said: ${view.auto_text}` : ''
+    const several = view.captions.length ? `trains with one of ${view.captions.length} captions at each step: ${view.captions.join(' | ')}` : ''
+    const said = view.auto_text && view.auto_text !== view.text ? `the captioner said: ${view.auto_text}` : ''
+    auto.textContent = [said, several].filter(Boolean).join(' · ')
     const tokens = view.tokens === null ? '' : `${many(view.tokens, 'token')}${view.tokens > view.room ? `, of which ${view.room} are read` : ''}`
     prompt.textContent = [view.prompt ? `trains as: ${view.prompt}` : '', tokens].filter(Boolean).join(' · ')
     prompt.classList.toggle('amr-long', view.tokens > view.room)
