@@ -1,0 +1,159 @@
+"""Folders as people have them: every command reads the same, says what it left out, and loses no word"""
+import json, shutil
+
+import pytest
+from PIL import Image
+
+from automode.cli import main
+from automode.core import data_path
+from automode.dataset import Dataset
+from automode.examples import find_examples
+
+pytestmark = pytest.mark.xdist_group('reading')                     # one process loads the captioner once
+SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
+WORDS = 'my own words'
+
+
+def images(folder, *names):
+    "A folder with a sample image under each name"
+    for n, name in enumerate(names):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLES[n], folder/name)
+    return folder
+
+def write_rows(path, rows):
+    path.write_text(''.join(json.dumps(o) + '\n' for o in rows))
+    return path
+
+def read_rows(folder): return [json.loads(o) for o in (folder/'metadata.jsonl').read_text().splitlines()]
+
+def texts(folder): return {o['file_name']: o['text'] for o in read_rows(folder)}
+
+def said(capsys, *args, code=0):
+    "What `automode *args` prints"
+    assert main([str(o) for o in args]) == code
+    out, err = capsys.readouterr()
+    return out + err
+
+def prompts(folder): return [o.prompts or (o.prompt,) for o in find_examples(folder)[0]]
+
+def how_read(text): return next(o for o in text.splitlines() if o.startswith('read as: '))
+
+
+def test_a_column_of_captions_and_every_other_column_stay(tmp_path, capsys):
+    rows = [dict(file_name=f'{k}.png', prompt=f'{WORDS} {k}', score=.91, status='ok') for k in range(2)]
+    write_rows(images(tmp_path/'in', '0.png', '1.png')/'metadata.jsonl', rows)
+    assert 'prompt' in how_read(said(capsys, 'caption', tmp_path/'in'))
+    assert read_rows(tmp_path/'in') == [o | dict(text=o['prompt']) for o in rows]
+
+def test_values_of_others_are_not_captioned_over(tmp_path, capsys):
+    table = write_rows(images(tmp_path/'in', '0.png', '1.png')/'metadata.jsonl',
+                       [dict(file_name='0.png', text=WORDS, score=.91), dict(file_name='1.png', text='', score=.5, status='bad')])
+    before = table.read_bytes()
+    assert 'score and status of yours for 1 image' in said(capsys, 'caption', tmp_path/'in', code=1)
+    assert table.read_bytes() == before
+
+
+def put_csv(folder): (folder/'metadata.csv').write_text(f'file_name,text\n0.png,{WORDS} 0\n1.png,{WORDS} 1\n')
+def put_semicolons(folder): (folder/'metadata.csv').write_text(f'Image;Caption\n0.png;{WORDS} 0\n1.png;{WORDS} 1\n')
+def put_column(folder): write_rows(folder/'metadata.jsonl', [dict(file_name=f'{k}.png', caption=f'{WORDS} {k}') for k in range(2)])
+def put_kohya(folder): (folder/'meta_cap.json').write_text(json.dumps({f'/home/me/{k}.png': dict(caption=f'{WORDS} {k}') for k in range(2)}))
+def put_names(folder): [(folder/o).write_text(f'{WORDS} {n}') for n, o in enumerate(('0.png.txt', '1.TXT'))]
+def put_parquet(folder):
+    import pyarrow, pyarrow.parquet
+    table = pyarrow.table(dict(file_name=['0.png', '1.png'], text=[f'{WORDS} 0', f'{WORDS} 1']))
+    pyarrow.parquet.write_table(table, folder/'metadata.parquet')
+
+@pytest.mark.parametrize('put', [put_csv, put_semicolons, put_column, put_kohya, put_names, put_parquet])
+def test_all_commands_see_the_same_captions(put, tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    put(folder)
+    kept = {o.name: o.read_bytes() for o in folder.iterdir()}
+    assert prompts(folder) == [(f'{WORDS} 0',), (f'{WORDS} 1',)]
+    checked = said(capsys, 'check', folder)
+    assert 'without a caption' not in checked
+    assert how_read(checked) == how_read(said(capsys, 'caption', folder))
+    assert list(texts(folder).values()) == [f'{WORDS} 0', f'{WORDS} 1']
+    assert {o: (folder/o).read_bytes() for o in kept if o != 'metadata.jsonl'} == {o: d for o, d in kept.items() if o != 'metadata.jsonl'}
+    assert prompts(folder) == [(f'{WORDS} 0',), (f'{WORDS} 1',)]
+
+def test_splits(tmp_path, capsys):
+    folder = images(tmp_path/'in', 'train/0.png', 'train/1.png')
+    write_rows(folder/'train'/'metadata.jsonl', [dict(file_name=f'{k}.png', text=f'{WORDS} {k}') for k in range(2)])
+    said(capsys, 'caption', folder)
+    assert texts(folder) == {'train/0.png': f'{WORDS} 0', 'train/1.png': f'{WORDS} 1'}
+
+def test_lines_after_the_first_are_trained_on(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    (folder/'0.txt').write_text('1girl\nsolo\nblue eyes\nred hat\n')
+    (folder/'1.txt').write_text('A fox sits.\n\nIt looks at the moon over a lake.\n')
+    expected = ['1girl, solo, blue eyes, red hat', 'A fox sits. It looks at the moon over a lake.']
+    assert prompts(folder) == [(o,) for o in expected]
+    said(capsys, 'caption', folder)
+    assert list(texts(folder).values()) == expected
+
+def test_folder_names_are_captions_only_where_nothing_writes_better_ones(tmp_path, capsys):
+    folder = images(tmp_path/'in', '10_sks dog/0.png', '10_sks dog/1.png')
+    (folder/'10_sks dog'/'0.txt').write_text(WORDS)
+    assert [(o.prompt, o.repeats) for o in find_examples(folder)[0]] == [(WORDS, 10), ('sks dog', 10)]
+    said(capsys, 'caption', folder)
+    first, second = read_rows(folder)
+    assert (first['text'], first['repeats'], second['repeats']) == (WORDS, 10, 10)
+    assert second['captioner'] and second['text'] == second['auto_text']
+
+def test_words_that_changed_outside_are_told_and_taken(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    (folder/'0.txt').write_text('old words')
+    said(capsys, 'caption', folder)
+    before = texts(folder)
+    (folder/'0.txt').write_text('NEW words zero')
+    (folder/'1.txt').write_text('NEW words one')
+    advice = f'automode captions {folder} --from {folder}'
+    for command in ('caption', 'check'):
+        shown = said(capsys, command, folder)
+        assert '0.png' in shown and '1.png' in shown and advice in shown, command
+    assert any(advice in o for o in find_examples(folder)[2])
+    assert texts(folder) == before
+    said(capsys, 'captions', folder, '--from', folder, '--dry_run')
+    assert texts(folder) == before
+    said(capsys, 'captions', folder, '--from', folder)
+    assert list(texts(folder).values()) == ['NEW words zero', 'NEW words one']
+    assert advice not in said(capsys, 'check', folder)
+    said(capsys, 'captions', folder, '--undo')
+    assert texts(folder) == before
+
+def test_words_that_changed_outside_of_a_copy(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    (folder/'0.txt').write_text('old words')
+    said(capsys, 'caption', folder, '--out', tmp_path/'out')
+    (folder/'0.txt').write_text('new words')
+    assert f"automode captions {tmp_path/'out'} --from {folder}" in said(capsys, 'caption', folder, '--out', tmp_path/'out')
+    assert list(texts(tmp_path/'out').values()) == ['old words']
+    said(capsys, 'captions', tmp_path/'out', '--from', folder)
+    assert list(texts(tmp_path/'out').values()) == ['new words']
+
+def test_what_is_left_out_is_named_and_strict_stops(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    (folder/'lonely.txt').write_text('whose?')
+    (folder/'scan.xyz').write_bytes(b'scan')
+    shown = how_read(said(capsys, 'check', folder))
+    assert 'left out' in shown and '.xyz' in shown and 'lonely.txt' in shown
+    for command in ('caption', 'check', 'train', 'run'):
+        assert 'lonely.txt' in said(capsys, command, folder, '--strict', code=1), command
+    assert not (folder/'metadata.jsonl').exists()
+
+def test_masks_are_not_images(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    (folder/'0.txt').write_text(WORDS)
+    Image.new('L', Image.open(folder/'0.png').size, 255).save(folder/'0-masklabel.png')
+    assert len(prompts(folder)) == 1
+    assert 'mask' in said(capsys, 'check', folder)
+    assert find_examples(folder, masked_loss=folder)[0][0].mask == folder/'0-masklabel.png'
+
+def test_tilde(tmp_path, capsys, monkeypatch):
+    images(tmp_path/'home'/'in', '0.png')
+    monkeypatch.setenv('HOME', str(tmp_path/'home'))
+    (tmp_path/'here').mkdir()
+    monkeypatch.chdir(tmp_path/'here')
+    said(capsys, 'caption', '~/in', '--out=~/out')
+    assert list(texts(tmp_path/'home'/'out').values()) and not list((tmp_path/'here').iterdir())
