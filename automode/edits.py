@@ -34,7 +34,7 @@ def fill_template(
     values = dict(token=token, class_word=class_word, name=path.stem, folder=path.parent.name)
     return re.sub(r'\{(token|class_word|name|folder)\}', lambda o: o[0] if (v := values[o[1]]) is None else v, template)
 
-# %% ../nbs/03_edits.ipynb #df12c742
+# %% ../nbs/03_edits.ipynb #38e4c3d0
 _GAP = '\udfff' # Stands where something was taken out; half a character, which no row may hold
 _GAPS = re.compile(rf'^(?:[\s,{_GAP}]|;(?=\s|$))*{_GAP}(?:[\s,{_GAP}]|;(?=\s|$))*|[\s,;]*{_GAP}[\s,;{_GAP}]*$|[\s,]*{_GAP}[\s,{_GAP}]*')
 
@@ -47,7 +47,7 @@ def _close_gaps(text:str) -> str:
         return ', ' if ',' in run else ' '*bool(run)
     return _GAPS.sub(close, text) if _GAP in text else text
 
-# %% ../nbs/03_edits.ipynb #f2d8bca6
+# %% ../nbs/03_edits.ipynb #d11b3b4d
 _SENTENCE = set('a an is are was were there that which'.split())
 
 def is_tag_list(
@@ -213,7 +213,7 @@ def drop_phrases(
     if is_tag_list(text):
         keys = {_tag_key(o) for o in phrases if o.strip()}
         return _change_tags(text, lambda tag: '' if _tag_key(tag) in keys else tag)
-    return _close_gaps(pattern.sub(lambda o: o[1] and _mend_article(o[1], text[o.end():]) or _GAP, text))
+    return _close_gaps(pattern.sub(lambda o: (_mend_article(o[1], text[o.end():]) if o[1] else '') + _GAP, text))
 
 # %% ../nbs/03_edits.ipynb #b7b0ace6
 _SMALL = ('a an the of and or with in on at to by for from under over near is are was were that which who next behind beside '
@@ -263,7 +263,7 @@ def drop_repeats(
         if text == before: break
     return text
 
-# %% ../nbs/03_edits.ipynb #ab28b087
+# %% ../nbs/03_edits.ipynb #75ed0a4b
 def unescape_brackets(
     text:str, # A caption
 ) -> str: # The caption with plain brackets
@@ -535,7 +535,7 @@ def change_captions(
     dry_run:bool=False, # Only show what would change?
     show:int=10, # Captions to show
 ) -> Changes: # What changed
-    "Change captions in bulk: set, replace, drop, drop repeats, token, prefix, suffix, in this order"
+    "Change captions in bulk: set, replace, drop, drop repeats, unescape, token, prefix, suffix, in this order"
     table, drop = read_captions(captions) if captions else {}, drop if isinstance(drop, str) else list(drop)
     steps = list_edits(token, class_word, table, Path(captions or '').name, template, existing, find, replace, regex, whole_words,
                        ignore_case, drop, drop_repeats, put_token, prefix, suffix, unescape)
