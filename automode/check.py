@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'DEGREES', 'Finding', 'Check', 'read_resolution', 'check_dataset']
 
 # %% ../nbs/06_check.ipynb #83cf07be
-import html, json, os, re
+import os, re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -17,10 +17,10 @@ from PIL import Image
 
 from .buckets import assign_buckets, draw_buckets, kept_share, make_buckets, read_focus, scale_needed
 from .copies import can_hash, hash_image, near_groups, same_files
-from .core import Problem, find_model, loading, progress, read_json
+from .core import Problem, as_html, as_path, find_model, loading, parse_json, progress, read_json
 from .dataset import METADATA, Dataset, training_prompt
 from .images import BadImage, data_uri, open_image, picture_size
-from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, room_of
+from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
 
 # %% ../nbs/06_check.ipynb #ed9d4079
 KINDS = { # degree, title, what to do about it
@@ -32,12 +32,15 @@ KINDS = { # degree, title, what to do about it
     'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'give --token and --class_word'),
     'no trigger': ('warning', 'prompts that do not name the token', 'write {token} into the captions'),
     'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
+    'syntax': ('warning', 'captions with syntax of other programs, which is learned letter by letter', 'take it out, \\( and \\) with --unescape'),
     'same words': ('warning', 'pictures that all have the same caption', 'say of each picture what is special about it'),
     'copies': ('warning', 'pictures that are the same file as another', 'keep one of each group'),
     'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group'),
     'small': ('warning', 'pictures smaller than they train at, to be blurred', 'find larger ones, or lower --resolution'),
     'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
+    'several': ('note', 'pictures with several captions, of which each step takes one', 'see the key "captions" of the row'),
+    'lines': ('note', 'captions of several lines, all of which are read', 'join the lines, or leave the first alone'),
     'named': ('note', 'captions without the token, which is put in front', 'write {token} in a caption to have it elsewhere'),
     'excluded': ('note', 'pictures that were excluded', 'accept them in the review to train on them'),
     'not done': ('note', 'things that could not be checked', 'see the reason'),
@@ -152,6 +155,11 @@ def _check_prompts(
         check.rows.append(dict(file_name=name, size=None, bucket=None, focus=focus, tokens=None, prompt=prompt, cut_off='',
                                problems=[]))
         holes = [o for o in ('token', 'class_word') if f'{{{o}}}' in text and not getattr(check, o)]
+        captions = [o for o in row.get('captions') or () if isinstance(o, str)] if isinstance(row.get('captions'), list) else []
+        syntax = prompt_syntax('\n'.join(dict.fromkeys([text, *captions])))
+        if syntax: check.add('syntax', name, ', '.join(f'{o} as {what}' for what, o in syntax.items()))
+        if len(captions) > 1: check.add('several', name, f'trains with one of {len(captions)} captions')
+        if '\n' in text: check.add('lines', name, f'{len(text.splitlines())} lines')
         if holes: check.add('hole', name, ' and '.join(f'{{{o}}}' for o in holes))
         if prompt and not _names(prompt, token): check.add('no trigger', name, prompt)
         elif text and not _names(text, token) and '{token}' not in text: check.add('named', name)
@@ -167,8 +175,10 @@ def read_resolution(
     path = find_model(base, 'base')
     if isinstance(path, Path) and path.is_file(): return _file_resolution(path)
     unet, vae = (_read_config(path, o, base) for o in ('unet', 'vae'))
-    try: return unet['sample_size']*2**(len(vae['block_out_channels']) - 1)
-    except (KeyError, TypeError): raise Problem(f"'{base}' does not say its resolution; give one with --resolution") from None
+    try: edge, parts = unet['sample_size'], len([*vae['block_out_channels']])
+    except (KeyError, TypeError): edge, parts = None, 0
+    if type(edge) is int and 1 <= edge <= 4096 and 1 <= parts <= 8: return edge*2**(parts - 1)
+    raise Problem(f"'{base}' does not say its resolution; give one with --resolution")
 
 def _read_config(
     path:Path|str, # A diffusers folder, or a Hugging Face id
@@ -187,11 +197,13 @@ def _file_resolution(
     "What the metadata says, or 1024 for SDXL, whose unet reads texts of width 2048, and 512 for the others"
     if path.suffix == '.safetensors':
         try:
-            with open(path, 'rb') as file: header = json.loads(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
-        except ValueError: raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
-        said = re.match(r'\d+', header.pop('__metadata__', {}).get('modelspec.resolution', ''))
+            with open(path, 'rb') as file: header = parse_json(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
+            said = re.match(r'\d{2,5}(?!\d)', str(header.pop('__metadata__', {}).get('modelspec.resolution', '')))
+            widths = {name: int(o['shape'][-1]) for name, o in header.items() if o['shape']}
+        except (ValueError, TypeError, AttributeError, LookupError):
+            raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
+        except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights or give another file") from None
         if said: return int(said[0])
-        widths = {name: o['shape'][-1] for name, o in header.items() if o['shape']}
     else:
         from automode.ckpt import read_tensors
         widths = {name: o.shape[-1] for name, o in read_tensors(path)[0].items() if o.ndim}
@@ -284,7 +296,7 @@ def check_dataset(
 ) -> Check: # What was found
     "Look a dataset over, and say what would go wrong"
     resolution = resolution or read_resolution(base)
-    check = Check(Path(folder), str(base), resolution, multiple or (64 if resolution >= 256 else 16), token, class_word)
+    check = Check(as_path(folder), str(base), resolution, multiple or (64 if resolution >= 256 else 16), token, class_word)
     sources = _read_rows(check)
     _check_prompts(check, sources)
     _check_tokens(check)
@@ -355,13 +367,13 @@ def _table_row(
 ) -> str: # HTML
     "A picture, its prompt, and what is wrong with it"
     name, prompt, cut_off = row['file_name'], row['prompt'] or '', row['cut_off']
-    read, lost = html.escape(prompt[:len(prompt) - len(cut_off)]), html.escape(cut_off)
+    read, lost = as_html(prompt[:len(prompt) - len(cut_off)]), as_html(cut_off)
     problems = []
     for found in (check.found[o] for o in row['problems']):
         detail = f': {_shorten(found.files[name])}' if found.files[name] else ''
-        problems.append(f'<b>{found.degree}</b> {html.escape(found.kind + detail)}')
+        problems.append(f'<b>{found.degree}</b> {as_html(found.kind + detail)}')
     size, bucket = ('' if o is None else f'{o[0]} x {o[1]}' for o in (row['size'], row['bucket']))
-    cells = [_thumbnail(check, name), f'{html.escape(_shorten(name))}<br><small style="opacity:.7">{size}</small>',
+    cells = [_thumbnail(check, name), f'{as_html(_shorten(name))}<br><small style="opacity:.7">{size}</small>',
              f'{read}<s style="opacity:.6">{lost}</s>' if lost else read or '<i>no prompt</i>',
              '' if row['tokens'] is None else row['tokens'], bucket, '<br>'.join(problems)]
     return '<tr>' + ''.join(f'<td style="text-align:left;vertical-align:top;max-width:20em">{o}</td>' for o in cells) + '</tr>'
@@ -375,9 +387,9 @@ def _side_by_side(
     groups, style = [], 'display:flex;gap:6px;border-left:3px solid #888;padding-left:6px'
     for group in found.groups[:most]:
         figures = [f'<figure style="margin:0;max-width:96px">{_thumbnail(check, o)}'
-                   f'<figcaption><small>{html.escape(_shorten(o, 40))}</small></figcaption></figure>' for o in group[:6]]
+                   f'<figcaption><small>{as_html(_shorten(o, 40))}</small></figcaption></figure>' for o in group[:6]]
         groups.append(f'<div style="{style}">{"".join(figures)}</div>')
-    title, rows = html.escape(str(found)), 'display:flex;flex-wrap:wrap;gap:16px;margin-bottom:1em'
+    title, rows = as_html(str(found)), 'display:flex;flex-wrap:wrap;gap:16px;margin-bottom:1em'
     return f'<p><b>{found.degree}</b> {title}</p><div style="{rows}">{"".join(groups)}</div>'
 
 # %% ../nbs/06_check.ipynb #72c8a33b
@@ -386,7 +398,7 @@ def _repr_html_(
     self:Check,
 ) -> str: # HTML
     "The findings, copies side by side, and a table of pictures, those with the most trouble first"
-    lines = [f'<li><b>{o.degree}</b> {html.escape(f"{o} ({KINDS[o.kind][2]})")}</li>' for o in self.findings]
+    lines = [f'<li><b>{o.degree}</b> {as_html(f"{o} ({KINDS[o.kind][2]})")}</li>' for o in self.findings]
     copies = ''.join(_side_by_side(self, o) for o in self.findings if o.groups)
     trouble = lambda row: [-sum(self.found[o].degree == degree for o in row['problems']) for degree in DEGREES]
     rows = sorted(self.rows, key=trouble)
@@ -395,7 +407,7 @@ def _repr_html_(
     table = f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(_table_row(self, o) for o in rows[:50])}</tbody></table>'
     more = f'<p>and {len(rows) - 50} more</p>' if len(rows) > 50 else ''
     style = 'line-height:1.3;overflow-wrap:anywhere'
-    return f'<div style="{style}"><p>{html.escape(self.summary())}</p><ul>{"".join(lines)}</ul>{copies}{table}{more}</div>'
+    return f'<div style="{style}"><p>{as_html(self.summary())}</p><ul>{"".join(lines)}</ul>{copies}{table}{more}</div>'
 
 @patch
 def draw(

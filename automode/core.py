@@ -34,7 +34,7 @@ def one_line(
     "The sentence of a `Problem`; of anything else also its kind"
     return make_printable(str(error) if isinstance(error, Problem) else f'{type(error).__name__}: {error}', keep='\n\t')
 
-# %% ../nbs/00_core.ipynb #6c89424d
+# %% ../nbs/00_core.ipynb #13aeb186
 _STEERS = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 def as_html(
@@ -158,7 +158,7 @@ def whole_folder(
         shutil.rmtree(tmp, ignore_errors=True)
         raise
 
-# %% ../nbs/00_core.ipynb #e6f8dfad
+# %% ../nbs/00_core.ipynb #d32cc305
 _DEEPEST = 100 # Levels of brackets
 
 def _is_deep(value:Any) -> bool:
@@ -368,12 +368,6 @@ def find_model(
     raise Problem(f"the {kind} '{name}' is neither a folder nor a file here, nor an id like 'user/name'; "
                   "check its spelling, or say 'starter'")
 
-# %% ../nbs/00_core.ipynb #d461e8c1
-def _safetensors_error() -> type: # What safetensors raises; it is a plain `Exception`
-    "The error of a safetensors file that is broken"
-    from safetensors import SafetensorError
-    return SafetensorError
-
 # %% ../nbs/00_core.ipynb #de49cdfa
 @contextmanager
 def loading(
@@ -384,7 +378,7 @@ def loading(
     try:
         with quiet(): yield
     except Problem: raise
-    except (OSError, ValueError, KeyError, RuntimeError, _safetensors_error()) as e:
+    except Exception as e:                                                         # tokenizers raises no other; a damaged config nearly all
         if getattr(e, 'errno', None) is not None: raise
         why = next((o.strip() for o in str(e).splitlines() if o.strip()), type(e).__name__)
         is_here = _is_there(as_path(name)) or str(name) == 'starter'

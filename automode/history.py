@@ -6,13 +6,13 @@
 __all__ = ['HISTORY', 'compare_words', 'Changes', 'by_name', 'make_changes', 'open_dataset', 'undo', 'redo', 'read_history']
 
 # %% ../nbs/02_history.ipynb #8861b850
-import difflib, html, json, mmap, re
+import difflib, mmap, re
 from contextlib import suppress
 from pathlib import Path
 from time import strftime
 from typing import Any, Iterable
 
-from .core import Problem, append_row, make_printable
+from .core import Problem, append_row, as_html, as_path, make_printable, parse_json
 from .dataset import Dataset
 from .images import data_uri, open_image
 from .lock import lock_dataset, own_path
@@ -57,10 +57,10 @@ def _table_row(
     "A picture and what changes in its caption"
     try: picture = f'<img alt="" src="{data_uri(open_image(dataset.path({"file_name": name}), dataset.background, 128), 64)}">'
     except Problem: picture = ''
-    tag = lambda name, style: lambda o: f'<{name} style="{style}">{html.escape(o)}</{name}>'
+    tag = lambda name, style: lambda o: f'<{name} style="{style}">{as_html(o)}</{name}>'
     text = _mark(before, after, gone=tag('del', 'background:#e445;border-radius:3px;margin-right:2px'),
-                 come=tag('ins', 'background:#2a56;border-radius:3px;text-decoration:none'), same=html.escape)
-    return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{html.escape(name)}</small>'
+                 come=tag('ins', 'background:#2a56;border-radius:3px;text-decoration:none'), same=as_html)
+    return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{as_html(name)}</small>'
             f'<br>{text}</td></tr>')
 
 # %% ../nbs/02_history.ipynb #c8e6278a
@@ -98,7 +98,7 @@ class Changes:
         texts = self.texts
         rows = ''.join(_table_row(self.dataset, name, *o) for name, o in list(texts.items())[:self.show])
         more = f'<p>and {len(texts) - self.show} more</p>' if len(texts) > self.show else ''
-        return f'<table>{rows}</table>{more}<p>{html.escape(self.closing)}</p>'
+        return f'<table>{rows}</table>{more}<p>{as_html(self.closing)}</p>'
 
 # %% ../nbs/02_history.ipynb #778a2c68
 HISTORY = '.automode/history.jsonl'
@@ -107,9 +107,20 @@ def _parse(
     data:bytes, # A line of the history
 ) -> dict|None: # What it says; None when it was left half done
     "Read one line"
-    try: line = json.loads(data)
+    try: line = parse_json(data)
     except ValueError: return None
-    return line if isinstance(line, dict) and isinstance(line.get('now'), list) else None
+    return line if isinstance(line, dict) and _is_sound(line) else None
+
+def _is_sound(line:dict) -> bool: # Could we have written it?
+    "Look at everything in a line of the history that is used later on"
+    is_place = lambda o: o is None or (type(o) is int and 0 <= o < 2**62)
+    is_pair = lambda o: isinstance(o, list) and len(o) == 2
+    is_change = lambda o: isinstance(o, dict) and all(map(is_pair, o.values())) and all(isinstance(v, (str, type(None))) for v in o.get('text', ()))
+    changes, left = line.get('changes', {}), line.get('left', [])
+    return (all(is_pair(line.get(key, [None, None])) and all(map(is_place, line.get(key, ()))) for key in ('now', 'was')) and 'now' in line
+            and is_place(line.get('of')) and isinstance(line.get('what', ''), str) and isinstance(line.get('did', ''), str)
+            and isinstance(changes, dict) and all(map(is_change, changes.values()))
+            and isinstance(left, list) and all(isinstance(o, str) for o in left))
 
 def _find_history(
     folder:str|Path, # A dataset's folder
@@ -261,19 +272,20 @@ def _step(
     way:str, # `undo` or `redo`
 ) -> Changes: # What changed
     "Go one change back, or forth again"
-    folder, side = dataset.folder if isinstance(dataset, Dataset) else dataset, int(way == 'redo')
+    folder, side = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset), int(way == 'redo')
     with lock_dataset(folder):
         dataset = open_dataset(dataset)
         was = _settle(dataset)
         if was[side] is None: raise Problem(f"there is nothing to {way} in '{dataset.folder}'")
         place, top = _next_place(dataset.folder), _line_at(dataset.folder, was[side])
-        last = _line_at(dataset.folder, top['of']) if side else top
+        last = _line_at(dataset.folder, top.get('of') or 0) if side else top
+        if not {'changes'} <= {*last} or 'was' not in top: raise _strange(folder)
         now = [top['of'], top['was'][1]] if side else [top['was'][0], place]
         changes, kept = _turn(last['changes'], by_name(dataset), side)
         left = [name for name in last['changes'] if name not in changes]
-        line = dict(did=way, what=last['what'], was=was, now=now, of=top['of'] if side else was[0], left=left)
+        line = dict(did=way, what=last.get('what', ''), was=was, now=now, of=top['of'] if side else was[0], left=left)
         _carry_out(dataset, changes, place, line)
-    closing = f"{'made again' if side else 'took back'} '{make_printable(last['what'])}': {_count(len(changes))}"
+    closing = f"{'made again' if side else 'took back'} '{make_printable(last.get('what', ''))}': {_count(len(changes))}"
     return Changes(dataset, changes, closing + _kept_words(kept), kept=kept)
 
 def _turn(
@@ -291,7 +303,7 @@ def open_dataset(
     dataset:Dataset|str|Path, # A dataset or its folder
 ) -> Dataset: # The dataset, as it is on the disk and in memory
     "Read a dataset; one that has been read takes in what others wrote since"
-    if not isinstance(dataset, Dataset): return Dataset.read(dataset)
+    if not isinstance(dataset, Dataset): return Dataset.read(as_path(dataset))
     dataset.refresh()
     return dataset
 

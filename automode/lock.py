@@ -13,7 +13,7 @@ from typing import Iterator
 
 from filelock import BaseFileLock, FileLock, Timeout
 
-from .core import Problem, writing
+from .core import Problem, as_path, make_printable, parse_json, writing
 
 # %% ../nbs/01_lock.ipynb #20be7e71
 def own_path(
@@ -21,7 +21,7 @@ def own_path(
     *parts:str, # Names below its `.automode`
 ) -> Path: # The path; nothing is made
     "A path below `.automode`; a link on the way there is a `Problem`, since it leads to what is not ours"
-    path = Path(folder)
+    path = as_path(folder)
     for part in ('.automode', *parts):
         path = path/part
         if path.is_symlink(): raise Problem(f"'{path}' is a link and not automode's own; remove it and run the same again")
@@ -46,11 +46,11 @@ def _read_holder(
     note:Path, # Where a holder introduces itself
 ) -> str: # A few words for a person
     "Say who holds the lock; the note may be gone already, or not there yet"
-    try: who = json.loads(note.read_bytes())
+    try: who = parse_json(note.read_bytes())
     except (OSError, ValueError): return 'another process'
     if not isinstance(who, dict) or 'pid' not in who: return 'another process'
     place = '' if who.get('host') == socket.gethostname() else f" on {who.get('host')}"
-    return f"process {who['pid']}{place} ({who.get('command')}, since {who.get('since')})"
+    return make_printable(f"process {who['pid']}{place} ({who.get('command')}, since {who.get('since')})"[:300])
 
 # %% ../nbs/01_lock.ipynb #0236da76
 def _acquire(
@@ -66,7 +66,7 @@ def _acquire(
     with writing(path):
         try: lock.acquire(timeout=min(max(wait, 0.), 1.))
         except Timeout:
-            if wait > 1: print(f"waiting for {_read_holder(note)}, which works on '{folder}' …", file=sys.stderr, flush=True)
+            if wait > 1: print(f"waiting for {_read_holder(note)}, which works on '{make_printable(str(folder))}' …", file=sys.stderr, flush=True)
             try: lock.acquire(timeout=max(wait - 1., 0.))
             except Timeout: raise Problem(f"'{folder}' is in use by {_read_holder(note)}; "
                                           "wait until it has ended and run the same again") from None
@@ -83,7 +83,7 @@ def lock_dataset(
     task:str='', # What only one process does at a time; empty for changing files
 ) -> Iterator[None]: # Within the block no other process has the dataset
     "Keep other processes from changing a dataset, or from the same task; within one process it may be taken again"
-    folder = Path(folder)
+    folder = as_path(folder)
     if not folder.is_dir(): raise Problem(f"the folder '{folder}' is not there; check its spelling")
     key = os.getpid(), os.path.realpath(folder), task
     with _counting:

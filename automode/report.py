@@ -8,13 +8,13 @@ __all__ = ['css', 'caption_card', 'captions_section', 'smooth', 'loss_section', 
 
 # %% ../nbs/11_report.ipynb #ddb467ba
 import json, math, re, shlex
-from html import escape
 from pathlib import Path
 
 from . import __version__
-from .core import Problem, read_json, read_rows, write_whole
+from .core import Problem, as_html, as_path, read_json, read_rows, write_whole
 from .dataset import Dataset, subject_words
 from .images import data_uri, open_image
+from .rows import STATUSES
 
 # %% ../nbs/11_report.ipynb #669cb954
 _colours = '''
@@ -86,29 +86,34 @@ def caption_card(
     note:str='', # What else to say of it
 ) -> str: # HTML
     "One picture with its caption, and how sure the captioner was"
-    try: picture = f'<img src="{data_uri(dataset.image(row), 192)}" alt="{escape(row["file_name"])}">'
+    try: picture = f'<img src="{data_uri(dataset.image(row), 192)}" alt="{as_html(row["file_name"])}">'
     except Problem: picture = '<p class="soft">cannot be opened</p>'
-    text, auto, status = row.get('text') or 'no caption', row.get('auto_text'), row.get('status') or 'auto'
-    notes = [escape(o) for o in dict.fromkeys((row['file_name'], note, status)) if o not in ('', 'auto')]
-    was = f'<del>{escape(auto)}</del>' if auto and auto != text else ''
+    text, auto, status = row.get('text') or 'no caption', row.get('auto_text'), row.get('status') if row.get('status') in STATUSES else 'auto'
+    notes = [as_html(o) for o in dict.fromkeys((row['file_name'], note, status)) if o not in ('', 'auto')]
+    was = f'<del>{as_html(auto)}</del>' if auto and auto != text else ''
     meter = ''
-    if row.get('score') is not None:
-        sure = math.exp(min(0, row['score']))
+    if (score := _score(row)) is not None:
+        sure = math.exp(min(0, score))
         notes.insert(0, f'{sure:.0%} sure')
         meter = (f'<meter min="0" max="1" low=".35" high=".7" optimum="1" value="{sure:.3f}" '
-                 f'title="mean log-probability {row["score"]:.3f}"></meter>')
+                 f'title="mean log-probability {score:.3f}"></meter>')
     kind = ' class="out"' if status == 'excluded' else ''
-    return (f'<figure{kind}>{picture}<figcaption>{was}{escape(text)}{meter}'
+    return (f'<figure{kind}>{picture}<figcaption>{was}{as_html(text)}{meter}'
             f'<small>{" · ".join(notes)}</small></figcaption></figure>')
 
 # %% ../nbs/11_report.ipynb #13b43b18
+def _score(row:dict) -> float|None:
+    "The captioner's score; None where the row has none, or a column of that name which holds something else"
+    score = row.get('score')
+    return score if type(score) in (int, float) and abs(score) < 1e9 else None
+
 def captions_section(
     dataset:Dataset, # Pictures and captions
     held_out:list[str]|None=None, # Names of the pictures that were measured by and not trained on
     most:int=120, # No more pictures than this, trained on and not
 ) -> str: # HTML
     "Pictures and their captions, the least sure first, and then those that the LoRA was not trained on"
-    rows = sorted(dataset, key=lambda row: 0 if row.get('score') is None else row['score'])
+    rows = sorted(dataset, key=lambda row: _score(row) or 0)
     notes = [_why_not(dataset, row, held_out or []) for row in rows]
     trained, others = ([(row, note) for row, note in zip(rows, notes) if bool(note) == out] for out in (False, True))
     rest = f' These are the {most} least sure of {len(trained)}.' if len(trained) > most else ''
@@ -188,10 +193,9 @@ def loss_section(
     metrics:list[dict], # Rows of a run's `metrics.jsonl`
 ) -> str: # HTML, '' without a loss
     "The loss, step by step, as a curve that answers to the pointer"
-    rows = [o for o in metrics if isinstance(o.get('loss'), (int, float)) and math.isfinite(o['loss'])]
+    rows = [o for o in metrics if _has_numbers(o, 'step', 'loss')]
     if len(rows) < 2: return ''
-    held = [(o['step'], o['validation_loss']) for o in metrics if isinstance(o.get('validation_loss'), (int, float))]
-    held = [o for o in held if math.isfinite(o[1]) and o[0] >= rows[0]['step']]
+    held = [(o['step'], o['validation_loss']) for o in metrics if _has_numbers(o, 'step', 'validation_loss') and o['step'] >= rows[0]['step']]
     means = smooth([o['loss'] for o in rows], 1 - min(.5, 10/len(rows)))
     points = _thin([(o['step'], o['loss'], m) for o, m in zip(rows, means)])
     first, last, low = points[0][0], points[-1][0], min(0, *(o[1] for o in points))
@@ -205,12 +209,16 @@ def loss_section(
     lines += _path([x(o[0]) for o in held], [y(o[1]) for o in held], 'held') if held else ''
     marks = ''.join(f'<span class="y" style="top:{y(o)/10:.2f}%">{o:g}</span>' for o in _ticks(low, high))
     marks += ''.join(f'<span class="x" style="left:{x(o)/10:.2f}%">{o:g}</span>' for o in _ticks(first, last))
-    data = escape(json.dumps([(o[0], round(o[1], 4), round(o[2], 4)) for o in points]))
+    data = as_html(json.dumps([(o[0], round(o[1], 4), round(o[2], 4)) for o in points]))
     return ('<h2>How the training went</h2><p class="soft">The loss as it was logged, pale, and its moving mean: '
             f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.{_about_held(held)}</p><div class="chart" data-rows="{data}">'
             '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="loss curve">'
             f'{lines}</svg>{marks}<span class="unit">step</span>'
             '<div class="rule"><span class="tip"></span></div></div>')
+
+def _has_numbers(row:dict, *keys:str) -> bool:
+    "Are all of `keys` finite numbers that a chart can show?"
+    return all(type(row.get(o)) in (int, float) and abs(row[o]) < 1e12 for o in keys)
 
 def _about_held(
     held:list[tuple[int,float]], # Step and validation loss
@@ -237,7 +245,7 @@ def settings_section(
     settings:dict, # A run's `config.json`
 ) -> str: # HTML
     "A table of every setting"
-    rows = ''.join(f'<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>' for k, v in _flat(settings))
+    rows = ''.join(f'<tr><th>{as_html(k)}</th><td>{as_html(v)}</td></tr>' for k, v in _flat(settings))
     return ('<h2>Every setting</h2><p class="soft">What is in <code>config.json</code>: '
             f'enough to train the same LoRA again from the same pictures.</p><table>{rows}</table>')
 
@@ -246,7 +254,7 @@ def _inline(
     text:str, # Markdown, of one line
 ) -> str: # HTML
     "Bold words and code of Markdown as HTML"
-    text = re.sub(r'\*\*([^*]+)\*\*', r'<b>\1</b>', escape(text))
+    text = re.sub(r'\*\*([^*]+)\*\*', r'<b>\1</b>', as_html(text))
     return re.sub(r'(`+) ?(.+?) ?\1', r'<code>\2</code>', text)
 
 def usage_section(
@@ -264,8 +272,8 @@ def usage_section(
     where = ', in the folder of this page' if inside else ''
     command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(), '--prompt', prompt,
                           '--num_images', '4', '--out', 'pictures'])
-    return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{escape(usage_lines(lora, info, base, prompt, here=True))}</code></pre>'
-            f'<p>With the command{where}:</p><pre class="wrap"><code>{escape(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
+    return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{as_html(usage_lines(lora, info, base, prompt, here=True))}</code></pre>'
+            f'<p>With the command{where}:</p><pre class="wrap"><code>{as_html(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
 
 # %% ../nbs/11_report.ipynb #69cba12b
 def _duration(
@@ -283,14 +291,14 @@ def header_section(
     lora:Path|None, # The LoRA file
 ) -> str: # HTML
     "The name, and the numbers everybody asks for"
-    last = next((o for o in reversed(metrics) if 'loss' in o), {})
+    last = next((o for o in reversed(metrics) if _has_numbers(o, 'step', 'loss')), next((o for o in reversed(metrics) if 'loss' in o), {}))
     pictures = settings.get('num_images') or (len(dataset.trainable()) if dataset else None)     # those that were held out are not counted
     facts = {'pictures': pictures, 'held out': len(settings.get('held_out') or []) or None, 'steps': last.get('step'),
-             'training': _duration(last['step']*last['seconds_per_step']) if 'seconds_per_step' in last else None,
+             'training': _duration(last['step']*last['seconds_per_step']) if _has_numbers(last, 'step', 'seconds_per_step') else None,
              'rank': settings.get('rank'), 'base': settings.get('base'),
              'file': f'{lora.stat().st_size/1e6:.1f} MB' if lora else None}
-    items = ''.join(f'<li><b>{escape(str(v))}</b>{k}</li>' for k, v in facts.items() if v is not None)
-    return f'<h1>{escape(name)}</h1><p class="soft">A LoRA, and how it came about.</p><ul class="facts">{items}</ul>'
+    items = ''.join(f'<li><b>{as_html(str(v))}</b>{k}</li>' for k, v in facts.items() if v is not None)
+    return f'<h1>{as_html(name)}</h1><p class="soft">A LoRA, and how it came about.</p><ul class="facts">{items}</ul>'
 
 # %% ../nbs/11_report.ipynb #2bf1ed36
 def pictures_section(
@@ -308,7 +316,7 @@ def pictures_section(
         html += '<h2>Along the way</h2><p class="soft">The same prompts and seeds as the training went on.</p>'
         for o in _thin(samples, most):
             step = o.stem.removeprefix('step-').lstrip('0')
-            html += (f'<p>{escape(f"Step {step}" if step else "Before the first step")}</p><div class="wide">'
+            html += (f'<p>{as_html(f"Step {step}" if step else "Before the first step")}</p><div class="wide">'
                      f'<img class="small" src="{data_uri(open_image(o), 800)}" alt=""></div>')
     return html
 
@@ -319,14 +327,14 @@ def write_report(
     prompt:str|None=None, # A prompt that shows the LoRA; None takes its subject, or a caption
 ) -> Path: # `report.html` in that folder
     "Write one page about a run, complete in itself"
-    folder = Path(folder)
+    folder = as_path(folder)
     has = lambda *o: folder.joinpath(*o).exists()
     if not (has('run', 'config.json') or has('dataset', 'metadata.jsonl')):
         raise Problem(f"there is no run in '{folder}' to report about; give the --out folder of 'automode run'")
-    settings = read_json(folder/'run'/'config.json') if has('run', 'config.json') else {}
+    settings = _read_settings(folder/'run'/'config.json') if has('run', 'config.json') else {}
     metrics = read_rows(folder/'run'/'metrics.jsonl')
     dataset = Dataset.read(folder/'dataset') if has('dataset', 'metadata.jsonl') else None
-    lora = Path(lora) if lora else next(iter(sorted((folder/'run').glob('*.safetensors'))), None)
+    lora = as_path(lora) if lora else next(iter(sorted((folder/'run').glob('*.safetensors'))), None)
     prompt = prompt or _shows(settings, dataset)
     name = settings.get('name') or (lora.stem if lora else folder.name)
     parts = [header_section(name, dataset, metrics, settings, lora), pictures_section(folder)]
@@ -335,6 +343,17 @@ def write_report(
     parts += [loss_section(metrics), settings_section(settings) if settings else '']
     return write_whole(folder/'report.html', _page(name, ''.join(parts)))
 
+_KINDS = dict(name=str, token=str, class_word=str, base=str, held_out=list, num_images=int) # Settings that a page is made of
+
+def _read_settings(path:Path) -> dict: # A run's `config.json`
+    "The settings of a run; a value of the wrong kind is a `Problem`"
+    settings = read_json(path)
+    if not isinstance(settings, dict): raise Problem(f"'{path}' must hold settings, got {settings!r:.40}; restore the file")
+    for key, kind in _KINDS.items():
+        if not isinstance(value := settings.get(key), (kind, type(None))):
+            raise Problem(f"'{key}' in '{path}' must be {dict(str='text', list='a list', int='a whole number')[kind.__name__]}, got {value!r:.40}; restore the file")
+    return settings
+
 def _shows(settings:dict, dataset:Dataset|None) -> str: # A prompt
     "What to ask for to see the LoRA: its subject, else a caption that it was trained with"
     if settings.get('token'): return subject_words(settings['token'], settings.get('class_word'))
@@ -342,7 +361,7 @@ def _shows(settings:dict, dataset:Dataset|None) -> str: # A prompt
 
 def _page(title:str, body:str) -> str: # HTML
     "A whole page that loads nothing from anywhere"
-    return f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)} · automode</title>
+    return f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{as_html(title)} · automode</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"
 content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'">
