@@ -114,14 +114,15 @@ def _has_joepenna(path:Path, folder:Path) -> bool: # False for `logo@2x`
 def _find_signs(
     path:Path, # What is looked at
     listing:Listing, # What is in it and below
+    but:Path|None=None, # Table to pass over
 ) -> Iterator[tuple[str,str]]: # Formats, and what was seen of each
     "Look for signs of each format in turn, the clearest first"
     images = listing.images
     numbered, some = first_numbered(path, images), images[::len(images)//200 + 1]
     if path.suffix == '.tar' or not images and any(path.glob('*.tar')): yield 'webdataset', 'there are .tar files'
     if path.suffix == '.toml': yield 'kohya-toml', 'it is a .toml file'
-    if _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
-    for table in find_tables(path) if path.is_dir() else []: yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
+    if path/METADATA != but and _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
+    for table in find_tables(path, but) if path.is_dir() else []: yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
     if images and (meta := find_meta(path)): yield 'kohya-json', f"there is a '{meta.name}'"
     if (path/'dataset.toml').is_file() and not numbered: yield 'kohya-toml', 'there is a dataset.toml, and no numbered folders'
     if numbered: yield 'kohya', f"there is a folder '{numbered}'"
@@ -144,6 +145,7 @@ class Detected(NamedTuple):
 
 def detect_format(
     path:str|Path, # A folder, a `.tar` or a `.toml`
+    but:Path|None=None, # Table to pass over
 ) -> Detected: # What it is
     "Find out how the captions in `path` are kept"
     path = as_path(path)
@@ -151,7 +153,7 @@ def detect_format(
     if path.is_file() and path.suffix not in ('.tar', '.toml'):
         raise Problem(f"'{path}' is a file; give a folder, a .tar or a .toml")
     listing = list_folder(path) if path.is_dir() else Listing([], {}, [], {})
-    for name, reason in _find_signs(path, listing): return Detected(name, reason)
+    for name, reason in _find_signs(path, listing, but): return Detected(name, reason)
     raise Problem(f"there are no pictures in '{path}'; give a folder with .jpg, .png or .webp files, or with .tar files")
 
 # %% ../nbs/03_convert.ipynb #6eea0e14
@@ -161,9 +163,9 @@ def _find(path:str|Path, seen:Detected, notes:Notes, asked:bool, options:dict) -
     given = options | dict(notes=notes, keep_others=not asked)
     return find(path, **{k: o for k, o in given.items() if k in inspect.signature(find).parameters})
 
-def _see(path:str|Path, from_:str|None) -> Detected: # As asked, or as found
+def _see(path:str|Path, from_:str|None, but:Path|None=None) -> Detected: # As asked, or as found
     "Decide what `path` is"
-    if from_ is None: return detect_format(path)
+    if from_ is None: return detect_format(path, but)
     if from_ not in formats: raise Problem(f"'{from_}' is not a format that can be read; say one of {', '.join(formats)}")
     if not as_path(path).exists(): raise Problem(f"'{path}' is not there; check its spelling")
     return Detected(from_, 'as asked')
@@ -201,6 +203,7 @@ class Reading:
     foreign:list[str]=field(default_factory=list) # Columns of others that are called like keys which automode writes
     masks:dict[str,str]=field(default_factory=dict) # Mask by the `file_name` of its image
     reasons:dict[str,str]=field(default_factory=dict) # Why a file is left out, by its name
+    from_names:set[str]=field(default_factory=set) # `file_name` of each image whose caption is the name of its folder
 
     def __str__(self):
         text = f"read as: {_titles.get(self.name, self.name)} ({make_printable(self.reason)}), "
@@ -218,7 +221,7 @@ def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading:
     left_out = {'files by suffix': [short(o) for o in listing.left_out], 'tables and settings not read': list(map(short, tables))}
     left_out |= {kind: list(names) for kind, names in notes.left_out.items()}
     return Reading(seen.name, seen.reason, dataset, ' and '.join(o for o, n in notes.captions.items() if n), {k: o for k, o in left_out.items() if o},
-                   list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()}, {short(k): o for k, o in listing.left_out.items()})
+                   list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()}, {short(k): o for k, o in listing.left_out.items()}, notes.from_names)
 
 def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every image
     "Read a dataset of automode, and the captions next to its new images"
@@ -232,10 +235,11 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
 def read_folder(
     path:str|Path, # Folder of images, or a dataset `.toml` of kohya's
     from_:str|None=None, # A key of `formats`; None finds out
+    but:Path|None=None, # Table to pass over, such as the one that automode wrote
     **options:Any, # `token`, `class_word`, `text_column`: passed on to the readers that take them
 ) -> Reading: # What it is, with its rows; nothing is written
     "Decide what a folder is, and read it; every command reads folders with this"
-    path, seen, notes = as_path(path), _see(path, from_), Notes()
+    path, seen, notes, options = as_path(path), _see(path, from_, but), Notes(), options | dict(but=but)
     folder = path if path.is_dir() else path.parent
     advice = f"make a dataset of them with: automode convert {path} OUT --to automode"
     if seen.name == 'webdataset': raise Problem(f"the images of '{path}' are in {_titles[seen.name]}; {advice}")
@@ -245,7 +249,7 @@ def read_folder(
         if found.source is None: dataset.bad[found.row['file_name']] = found.reason
         elif dataset.path(found.row) == found.source: dataset.rows.append(found.row)
         else: raise Problem(f"the images of '{path}' do not lie in it by their names; {advice}")
-    if (folder/METADATA).is_file():
+    if folder/METADATA != but and (folder/METADATA).is_file():
         there = Dataset.read(folder)                                            # so that `write` keeps a copy of lines that are no rows
         dataset._known, dataset._dropped = there._known, there._dropped
     return _reading(path, seen, dataset, notes)

@@ -37,6 +37,7 @@ class Notes:
         self.left_out:dict[str,dict[str,None]] = {} # Names of what was passed over, by kind
         self.foreign:dict[str,None] = {} # Columns of others that are called like keys which automode writes
         self.tables:set[Path] = set() # Tables and other files of captions that were read
+        self.from_names:set[str] = set() # `file_name` of each image whose caption is the name of its folder
 
     def add(
         self,
@@ -169,10 +170,11 @@ def read_table(
 
 def find_tables(
     folder:Path, # Any folder
+    but:Path|None=None, # Table to pass over
 ) -> list[Path]: # One table a folder, `.jsonl` first
     "Find the tables in `folder` and in those below"
     found, kinds = {}, ('.jsonl', '.csv', '.parquet')
-    tables = [o for o in list_folder(folder).texts if o.name.lower() in {f'metadata{kind}' for kind in kinds}]
+    tables = [o for o in list_folder(folder).texts if o != but and o.name.lower() in {f'metadata{kind}' for kind in kinds}]
     for path in sorted(tables, key=lambda o: kinds.index(o.suffix.lower())): found.setdefault(path.parent, path)
     return [found[o] for o in sorted(found)]
 
@@ -263,11 +265,12 @@ def find_imagefolder(
     folder:str|Path, # A folder with a table in it or below
     text_column:str|None=None, # The column that holds the caption; None chooses one
     notes:Notes|None=None, # Is filled with what was passed over
+    but:Path|None=None, # Table to pass over
 ) -> Iterator[Found]: # Its rows, with every column
     "Find the pictures of an `imagefolder`, its splits one after the other"
     folder, names, notes = as_path(folder), set(), notes or Notes()
     sidecars = Sidecars(folder)
-    for table in find_tables(folder):
+    for table in find_tables(folder, but):
         lines = list(read_table(table))
         columns = _find_columns(table, [o for _, o in lines], text_column, folder, notes)
         notes.tables.add(table)
@@ -426,7 +429,9 @@ def find_kohya(
         elif trouble := repeats_trouble(int(match[1][:9])): why = trouble
         elif not found.reason:
             row = found.row | dict(repeats=int(match[1]))
-            if not row.get('text'): notes.captions['folder names'] += 1
+            if not row.get('text'):
+                notes.captions['folder names'] += 1
+                notes.from_names.add(row['file_name'])
             found = found._replace(row=row if row.get('text') else row | dict(text=match[2].strip()))
         if why and keep_others and not found.reason: notes.add('images in folders without a number of repeats', found.row['file_name'])
         yield Found(found.row, None, why) if why and not keep_others and not found.reason else found
