@@ -8,17 +8,17 @@ __all__ = ['IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'MAX_PIXELS', 'Listing', 'list_fol
            'to_pixel_values', 'to_image', 'image_grid', 'wrap_text', 'data_uri', 'to_png', 'save_png', 'read_texts']
 
 # %% ../nbs/01_images.ipynb #9318d801
-import base64, errno, functools, importlib, io, math, os, re, stat, struct
+import base64, errno, functools, importlib, io, math, os, re, stat, struct, threading, zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from .core import Problem, as_path, progress, write_whole
+from .core import Problem, as_path, make_printable, progress, write_whole
 
 # %% ../nbs/01_images.ipynb #95c6aab9
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.jfif', '.png', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.avif', '.heic', '.heif',
@@ -207,31 +207,204 @@ def to_rgb(
     background:str='white', # Colour that shows through where `image` is transparent
 ) -> Image.Image: # The same picture in 8-bit RGB
     "Bring a picture of any mode to RGB"
-    if image.mode[0] in 'IF':
-        grey = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        top = 65535 if image.mode[0] == 'I' else 1
-        if grey.max(initial=0) > top: top = grey.max()
-        return Image.fromarray((grey.clip(0, top) / top * 255).round().astype(np.uint8)).convert('RGB')
+    image = _eight_bits(image)
     if not image.has_transparency_data: return image.convert('RGB')
     image = image.convert('RGBA')
     return Image.alpha_composite(Image.new('RGBA', image.size, background), image).convert('RGB')
 
+def _eight_bits(image:Image.Image) -> Image.Image: # In mode L or LA where it was a grey of more bits
+    "Scale a grey of 16 or 32 bits, or of floats, to 8 bits, in strips that need little memory"
+    if image.mode[0] not in 'IF': return image
+    short, rows = image.mode.startswith('I;16'), max(1, (1 << 20)//max(1, image.width))
+    strips = [np.s_[top:min(top + rows, image.height)] for top in range(0, image.height, rows)]
+    def read(o):
+        strip = np.asarray(image.crop((0, o.start, image.width, o.stop)))
+        return strip.astype(np.uint16) if short else np.nan_to_num(strip.astype(np.float64))
+    top = 65535 if image.mode[0] == 'I' else 1
+    if not short: top = max([top, *(read(o).max(initial=0) for o in strips)])
+    table = (np.arange(65536) / 65535 * 255).round().astype(np.uint8)
+    grey, clear = np.empty(image.size[::-1], np.uint8), image.info.get('transparency')
+    alpha = np.empty_like(grey) if isinstance(clear, int) else None
+    for o in strips:
+        levels = read(o)
+        grey[o] = table[levels] if short else (levels.clip(0, top) / top * 255).round()
+        if alpha is not None: alpha[o] = np.where(levels == clear, 0, 255)
+    small = Image.fromarray(grey)
+    if alpha is not None: small = Image.merge('LA', (small, Image.fromarray(alpha)))
+    small.info.update({k: v for k, v in image.info.items() if k != 'transparency'})
+    return small
+
 # %% ../nbs/01_images.ipynb #3695e678
 def _to_srgb(
-    image:Image.Image, # A picture, perhaps with a colour profile
+    image:Image.Image, # A picture
+    profile:bytes, # Its colour profile
 ) -> Image.Image: # The picture in sRGB where the profile is another and can be used
-    "Apply the embedded colour profile; a broken one is no reason to lose a picture"
+    "Apply a colour profile; a broken one is no reason to lose a picture"
     try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info['icc_profile']))
-        mode = {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}[profile.profile.xcolor_space.strip()]
+        mode = _profile_mode(profile)
         fits = dict(RGB=('RGB', 'RGBA', 'P', 'PA', 'L', 'LA'), L=('L', 'LA'), CMYK=('CMYK',))[mode]
-        if image.mode not in fits or 'sRGB' in (profile.profile.profile_description or ''): return image
+        if image.mode not in fits or _is_srgb(profile): return image
         alpha = image.convert('RGBA').getchannel('A') if image.has_transparency_data else None
         plain = image.convert('RGBA').convert(mode) if alpha else image.convert(mode)
-        converted = ImageCms.profileToProfile(plain, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
+        converted = _convert_colors(plain, profile)
         if alpha: converted.putalpha(alpha)
         return converted
     except Exception: return image
+
+def _profile_mode(profile:bytes) -> str: # RGB, L or CMYK
+    "The mode of the images that a profile is for"
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
+    return {'RGB': 'RGB', 'GRAY': 'L', 'CMYK': 'CMYK'}[opened.xcolor_space.strip()]
+
+def _convert_colors(image:Image.Image, profile:bytes) -> Image.Image: # In RGB
+    "Convert `image` from the colors of `profile` to sRGB"
+    opened = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    return ImageCms.profileToProfile(image, opened, ImageCms.createProfile('sRGB'), outputMode='RGB')
+
+# %% ../nbs/01_images.ipynb #385c6fa7
+@functools.lru_cache(16)
+def _is_srgb(profile:bytes) -> bool: # True where a conversion would only round
+    "Tell whether `profile` stands for sRGB"
+    mode, steps = _profile_mode(profile), np.linspace(0, 255, 9).round()
+    if mode == 'CMYK': return False
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(-1, 3)
+    colors = np.concatenate([np.arange(256)[:, None].repeat(3, 1), cube])[None].astype(np.uint8)
+    before = Image.fromarray(colors).convert(mode)
+    after = np.asarray(_convert_colors(before, profile), dtype=int)
+    return bool(np.abs(after - np.asarray(before.convert('RGB'), dtype=int)).max() <= 4)
+
+# %% ../nbs/01_images.ipynb #e22040db
+_SRGB_PRIMARIES = (.3127, .3290, .64, .33, .30, .60, .15, .06) # x and y of white, red, green and blue
+
+def _find_profile(image:Image.Image) -> bytes: # Empty when there is none
+    "The profile that a file embeds, or describes by its gamma"
+    info = image.info
+    if profile := info.get('icc_profile'): return profile
+    gamma, places = info.get('gamma'), info.get('chromaticity') or _SRGB_PRIMARIES
+    if image.format != 'PNG' or 'srgb' in info or not isinstance(gamma, float) or not .1 <= gamma <= 4: return b''
+    usual = all(abs(a - b) < .005 for a, b in zip(places, _SRGB_PRIMARIES))
+    if usual and abs(gamma*2.2 - 1) <= .05: return b''
+    with suppress(ArithmeticError, ValueError, np.linalg.LinAlgError, struct.error): return _gamma_profile(gamma, places)
+    return b''
+
+def _gamma_profile(
+    gamma:float, # Exponent that encoded the light
+    places:Sequence[float], # x and y of white, red, green and blue
+) -> bytes: # An ICC profile
+    "Write down a gamma and primaries as a profile, adapted to the light D50 (Bradford)"
+    white, *primaries = (np.array([x/y, 1, (1 - x - y)/y]) for x, y in zip(places[::2], places[1::2]))
+    cone = np.array([[.8951, .2664, -.1614], [-.7502, 1.7135, .0367], [.0389, -.0685, 1.0296]])
+    d50 = np.array([.9642, 1, .8249])
+    adapt = np.linalg.inv(cone) @ np.diag(cone @ d50 / (cone @ white)) @ cone
+    columns = np.stack(primaries, 1)
+    matrix = adapt @ (columns * np.linalg.solve(columns, white))
+    fixed = lambda *numbers: struct.pack(f'>{len(numbers)}i', *(round(o*65536) for o in numbers))
+    curve = b'para' + bytes(8) + fixed(1/gamma)
+    tags = {b'wtpt': b'XYZ ' + bytes(4) + fixed(*d50)} | {o + b'TRC': curve for o in (b'r', b'g', b'b')}
+    tags |= {o + b'XYZ': b'XYZ ' + bytes(4) + fixed(*column) for o, column in zip((b'r', b'g', b'b'), matrix.T)}
+    table, data = struct.pack('>I', len(tags)), b''
+    for name, content in tags.items():
+        table += name + struct.pack('>2I', 132 + 12*len(tags) + len(data), len(content))
+        data += content
+    head = struct.pack('>I4x4s', 132 + 12*len(tags) + len(data), bytes([4, 0, 0, 0])) + b'mntrRGB XYZ ' + bytes(12) + b'acsp'
+    return (head + bytes(28) + fixed(*d50)).ljust(128, b'\0') + table + data
+
+# %% ../nbs/01_images.ipynb #07aa759d
+_MOST_TEXT, _MOST_TEXTS, _MOST_PROFILE = 1 << 20, 1 << 25, 1 << 24 # Bytes of a text, of all texts and of a profile
+_LEAST = {b'gAMA': 4, b'cHRM': 32, b'sRGB': 1, b'pHYs': 9, b'acTL': 8} # Bytes that a chunk must have
+
+def _chunks(handle:int) -> Iterator[tuple[bytes,int,int]]: # Kind, where its content begins, and its length
+    "The chunks of an open PNG file; nothing of another file"
+    at = 8 if os.read(handle, 8) == b'\x89PNG\r\n\x1a\n' else math.inf
+    while at < math.inf:
+        os.lseek(handle, at, os.SEEK_SET)
+        if len(head := os.read(handle, 8)) < 8: return
+        length, kind = struct.unpack('>I4s', head)
+        yield kind, at + 8, length
+        at += length + 12
+
+def _without_odd_chunks(
+    path:Path, # An image file
+) -> tuple[Path|io.BytesIO, bytes]: # What Pillow should read, and a profile that it cannot
+    "Leave out those chunks of a PNG that hold no pixels and that Pillow would stumble over"
+    handle, holes, texts, profile, header = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0)), [], 0, b'', b''
+    try:
+        end, before = os.fstat(handle).st_size, True
+        for kind, at, length in _chunks(handle):
+            if kind == b'IHDR': header = _read_at(handle, at, min(length, 13))
+            before &= kind != b'IDAT'
+            if not kind[0] & 32 or kind in (b'fcTL', b'fdAT') or at + length + 4 > end: continue
+            texts, odd, found = _weigh_chunk(handle, kind, at, length, texts, header, before)
+            profile = found or profile
+            if odd: holes.append((at - 8, at + length + 4))
+        if not holes: return path, b''
+        parts, last = [], 0
+        for start, stop in [*holes, (end, end)]:
+            parts.append(_read_at(handle, last, start - last))
+            last = stop
+        return io.BytesIO(b''.join(parts)), profile
+    finally: os.close(handle)
+
+def _read_at(handle:int, at:int, length:int) -> bytes: # Fewer at the end of the file
+    "Read `length` bytes from the place `at`"
+    os.lseek(handle, at, os.SEEK_SET)
+    with open(handle, 'rb', closefd=False) as file: return file.read(length)
+
+def _weigh_chunk(
+    handle:int, # An open PNG file
+    kind:bytes, # Name of the chunk
+    at:int, # Where its content begins
+    length:int, # Bytes of its content
+    texts:int, # Bytes of the texts before it
+    header:bytes, # Content of the IHDR chunk
+    before:bool, # True ahead of the pixels
+) -> tuple[int,bool,bytes]: # Bytes of texts with it, whether Pillow would stumble, and a profile that it does not read
+    "Look at a chunk that holds no pixels"
+    if length > _MOST_PROFILE or length > _MOST_TEXT and kind != b'iCCP': return texts, True, b''
+    data = _read_at(handle, at, length + 4)
+    data, check = data[:-4], data[-4:]
+    if before and struct.pack('>I', zlib.crc32(kind + data)) != check: return texts, True, b''
+    if kind == b'tRNS': return texts, length < {0: 2, 2: 6}.get(header[9] if len(header) > 9 else 3, 0), b''
+    if kind not in (b'tEXt', b'zTXt', b'iTXt', b'iCCP'): return texts, length < _LEAST.get(kind, 0), b''
+    size, content = _unfold(kind, data)
+    if kind == b'iCCP': return texts, size < 0 or size > _MOST_TEXT, content if _MOST_TEXT < size <= _MOST_PROFILE else b''
+    odd = size < 0 or size > _MOST_TEXT or texts + size > _MOST_TEXTS
+    return texts + (0 if odd else size), odd, b''
+
+def _unfold(kind:bytes, data:bytes) -> tuple[int,bytes]: # Its length, -1 for an unknown compression; the content
+    "Unfold the text or profile in a chunk, no further than is of use"
+    name, _, rest = data.partition(b'\0')
+    if kind == b'tEXt': return len(rest), rest
+    if kind == b'iTXt':
+        packed = len(rest) > 4 and rest[0] and not rest[1]
+        rest = rest[2:].split(b'\0', 2)[-1]
+        if not packed: return len(rest), rest
+    elif rest[:1] != b'\0': return (0 if kind == b'zTXt' and not rest else -1), b''
+    else: rest = rest[1:]
+    most = _MOST_PROFILE if kind == b'iCCP' else _MOST_TEXT
+    try: content = zlib.decompressobj().decompress(rest, most + 1)
+    except zlib.error: return 0, b''
+    return len(content), content
+
+# %% ../nbs/01_images.ipynb #f086668c
+class _Room:
+    "Pixels that may be in work at the same time; one image that needs more goes in alone"
+    def __init__(self, pixels:int):
+        self.most, self.free, self.changed = pixels, pixels, threading.Condition()
+    @contextmanager
+    def take(self, pixels:int) -> Iterator[None]:
+        "Wait until there is room for `pixels`, and keep it for the block"
+        pixels = min(pixels, self.most)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= pixels)
+            self.free -= pixels
+        try: yield
+        finally:
+            with self.changed:
+                self.free += pixels
+                self.changed.notify_all()
+
+_room = _Room(100_000_000)
 
 # %% ../nbs/01_images.ipynb #04583d1b
 @contextmanager
@@ -241,14 +414,25 @@ def _opening(
     "Open a picture for the block; whatever goes wrong in there is a `BadImage`"
     try:
         if trouble := file_trouble(path): raise ValueError(trouble)
-        with Image.open(path, formats=_formats(path.suffix.lower())) as image:
-            if math.prod(image.size) > MAX_PIXELS:
+        source, profile = _without_odd_chunks(path)
+        with Image.open(source, formats=_formats(path.suffix.lower())) as image:
+            if math.prod(image.size) * _weights.get(image.format, 1) > MAX_PIXELS:
                 raise ValueError(f'it would unfold to {image.width} x {image.height} pixels')
+            if profile: image.info['icc_profile'] = profile
+            if image.format == 'PNG': _mend_transparency(image)
             yield image
     except Exception as e:
-        bad = BadImage(f"'{path}' could not be read: {(reason := _reason(path, e))}")
+        bad = BadImage(f"'{make_printable(str(path))}' could not be read: {(reason := make_printable(_reason(path, e)))}")
         bad.reason = reason
         raise bad from e
+
+_weights = {'JPEG2000': 2} # Its decoder needs so many times the memory of others
+
+def _mend_transparency(image:Image.Image) -> None: # Changes its `info`
+    "Scale the transparent level of a PNG with 2, 4 or 16 bits to the 8 bits that Pillow reads"
+    clear, raw = image.info.get('transparency'), image.tile[0].args if image.tile else ''
+    if isinstance(clear, int) and raw in ('L;2', 'L;4'): image.info['transparency'] = clear*{'L;2': 85, 'L;4': 17}[raw]
+    if isinstance(clear, tuple) and raw == 'RGB;16B': image.info['transparency'] = tuple(o >> 8 for o in clear)
 
 def open_image(
     path:str|Path, # A picture file
@@ -256,10 +440,22 @@ def open_image(
     at_least:int|None=None, # Edge in pixels that is enough, so that a JPEG can be read faster
 ) -> Image.Image: # The picture in RGB, upright
     "Read a picture the way a person sees it; a `BadImage` says what is wrong with the file"
-    with _opening(Path(path)) as image:
+    with _opening(as_path(path)) as image:
         if at_least: image.draft('RGB', (at_least, at_least))
-        image.load()
-        return to_rgb(_to_srgb(_upright(image)), background)
+        with _room.take(math.prod(image.size)):
+            image.load()
+            profile = _find_profile(image)
+            image = _eight_bits(_upright(image))
+            return _in_strips(image, lambda o: to_rgb(_to_srgb(o, profile) if profile else o, background))
+
+def _in_strips(image:Image.Image, change:Callable, pixels:int=1 << 24) -> Image.Image: # In RGB
+    "Change a large image strip by strip, so that little is in memory twice"
+    if math.prod(image.size) <= pixels: return change(image)
+    changed, rows = Image.new('RGB', image.size), max(1, pixels//image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        changed.paste(change(image.crop(box)), box)
+    return changed
 
 # %% ../nbs/01_images.ipynb #918dc94d
 _TURNS = dict(enumerate(('FLIP_LEFT_RIGHT', 'ROTATE_180', 'FLIP_TOP_BOTTOM', 'TRANSPOSE', 'ROTATE_270', 'TRANSVERSE',
@@ -297,22 +493,22 @@ def picture_size(
     path:str|Path, # A picture file
 ) -> tuple[int,int]: # Width and height, upright
     "The size that `open_image` would give, from the header alone"
-    with _opening(Path(path)) as image:
-        if image.format == 'PNG' and 'exif' not in image.info and _has_late_exif(path): image.load()
+    path = as_path(path)
+    with _opening(path) as image:
+        if image.format == 'PNG' and 'exif' not in image.info and _has_late_exif(path):
+            with _room.take(math.prod(image.size)): image.load()
         return image.size[::-1] if _orientation(image) >= 5 and _orientation(image) in _TURNS else image.size
 
 def _has_late_exif(
     path:str|Path, # A PNG file
 ) -> bool: # Is there something behind the pixels that may turn it?
     "Look for EXIF data or text after the last `IDAT` of a PNG"
-    with open(path, 'rb', buffering=0) as file:
-        file.seek(8)
-        late = False
-        while len(head := file.read(8)) == 8:
-            length, kind = struct.unpack('>I4s', head)
+    handle, late = os.open(path, os.O_RDONLY | getattr(os, 'O_BINARY', 0)), False
+    try:
+        for kind, _, _ in _chunks(handle):
             if late and kind in (b'eXIf', b'iTXt', b'tEXt', b'zTXt'): return True
             late |= kind == b'IDAT'
-            file.seek(length + 4, os.SEEK_CUR)
+    finally: os.close(handle)
     return False
 
 # %% ../nbs/01_images.ipynb #7b5530a2
@@ -453,6 +649,7 @@ def read_texts(
     file:Any, # A picture file, or an open one
 ) -> dict[str,str]: # By name; none when the file is no picture
     "The texts that a picture file holds, `parameters` among them"
+    if isinstance(file, (str, Path)) and file_trouble(file): return {}
     try:
         with Image.open(file, formats=_formats()) as image:
             image.load()                                             # a text may lie behind the pixels
