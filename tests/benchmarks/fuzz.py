@@ -75,9 +75,37 @@ def mutate_safetensors(data, rng, metadata=False):
             said[key] = mutate_json(said[key].encode(), rng).decode('utf-8', 'replace') if inner else rng.choice([rng.choice(RAW), *[o for o in ODD if isinstance(o, str)], 'x', '16', 'nan', '-1', '{}', '[5]'])
         text = json.dumps(header).encode()
         return len(text).to_bytes(8, 'little') + text + body
+    if rng.random() < .6: return mutate_tensors(data, rng)
     text = mutate_json(data[8:8 + size], rng)
     length = rng.choice([len(text)]*6 + [0, 2**63, len(text) + 1, 10**9])
     return length.to_bytes(8, 'little') + text + rng.choice([body]*4 + [b'', body[:7]])
+
+WIDTHS = dict(F64=8, F32=4, F16=2, BF16=2, I64=8, I32=4, I16=2, I8=1, U8=1, BOOL=1, F8_E4M3=1, F8_E5M2=1)
+
+def mutate_tensors(data, rng):
+    "Change tensors of a safetensors file (name, shape, dtype, values), and write it as it should be"
+    size = int.from_bytes(data[:8], 'little')
+    header, body = json.loads(data[8:8 + size]), data[8 + size:]
+    said = header.pop('__metadata__', {})
+    tensors = [[name, o['dtype'], o['shape'], body[slice(*o['data_offsets'])]] for name, o in header.items()]
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        one = rng.choice(tensors)
+        name, dtype, shape, values = one
+        kind = rng.randrange(7)
+        if kind == 0: one[0] = rng.choice([name + '.x', name.split('.')[0], name.replace('.weight', ''), name.replace('down', 'up'), name.replace('lora_', 'hada_w1_'), 'x', '.', '', name.rpartition('.')[0] + '.dora_scale',
+                                           name.rpartition('.')[0] + '.alpha', name.replace('mid_block', 'down_blocks_9'), 'a'*3000, '\0', name.replace('attn1', 'attn2'), 'bundle_emb.x', 'lora_te_' + name])
+        elif kind == 1 and shape: one[2] = rng.choice([shape[::-1], [math.prod(shape)], [*shape, 1, 1], [1, *shape], shape[:-1] + [1, shape[-1]]])
+        elif kind == 2: one[1:] = [new := rng.choice(sorted(WIDTHS)), rng.choice([[0], [0, 4], [4, 0], [], [1], [2, 3], [1, 1, 1, 1, 1], [7, 7]]), b'']; one[3] = rng.randbytes(WIDTHS[new]*math.prod(one[2]))
+        elif kind == 3: one[1] = rng.choice([o for o, width in WIDTHS.items() if width == WIDTHS[dtype]])
+        elif kind == 4: one[3] = (rng.choice([b'\xff', b'\0', b'\x7f\x80', b'\x7f\x7f', b'\xc0\x7f\0\0'])*len(values))[:len(values)]
+        elif kind == 5 and len(tensors) > 1: tensors.remove(one)
+        else: tensors.append([name + rng.choice(['2', '.alpha', '_x']), dtype, shape, values])
+    header, body = {'__metadata__': said} if said else {}, b''
+    for name, dtype, shape, values in tensors:
+        header[name] = dict(dtype=dtype, shape=shape, data_offsets=[len(body), len(body) + len(values)])
+        body += values
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, 'little') + text + body
 
 def mutate_zip(data, rng):
     "Change the pickle or another file in a checkpoint, with sound checksums around it"
@@ -150,6 +178,15 @@ def mutate(sample, rng, others=()):
 
 # --- readers: files to damage, and what reads them
 
+def each(*steps):
+    "Take every step, also after one that raises a `Problem`; the first is raised in the end"
+    from automode.core import Problem
+    found = []
+    for o in steps:
+        try: o()
+        except Problem as e: found.append(e)
+    if found: raise found[0]
+
 def small_images(folder):
     "Two images, so that a dataset has some"
     from PIL import Image
@@ -191,8 +228,7 @@ class History:
     def read(self, path):
         from automode.history import read_history, redo, undo
         (path.parent.parent/'metadata.jsonl').write_bytes(self.captions)
-        read_history(path.parent.parent)
-        for step in (undo, undo, redo): str(step(path.parent.parent))
+        each(lambda: read_history(path.parent.parent), *(lambda step=step: str(step(path.parent.parent)) for step in (undo, undo, redo, redo)))
 
 class Captions:
     "Files of captions, for `automode captions --from`"
@@ -224,9 +260,7 @@ class Lora:
 
     def read(self, path):
         from automode.lora_tools import convert, info
-        str(info(path)), info(path)._repr_html_()
-        convert(path, path.with_name('out.safetensors'), 'diffusers')
-        convert(path, path.with_name('out.safetensors'), 'kohya')
+        each(lambda: (str(found := info(path)), found._repr_html_()), *(lambda to=to: convert(path, path.with_name('out.safetensors'), to) for to in ('diffusers', 'kohya')))
 
 class Metadata(Lora):
     "The metadata of LoRA files, the rest sound"
@@ -276,9 +310,7 @@ class Images:
 
     def read(self, path):
         from automode.images import open_image, picture_size
-        picture_size(path)
-        open_image(path)
-        open_image(path, 'white', 8)
+        each(lambda: picture_size(path), lambda: open_image(path), lambda: open_image(path, 'white', 8))
 
 class Toml:
     "kohya's dataset TOML"
@@ -308,8 +340,7 @@ batch_size = 4
     def read(self, path):
         from automode.convert import convert, detect_format
         shutil.rmtree(path.parent/'out', ignore_errors=True)
-        detect_format(path)
-        convert(path, path.parent/'out', to='automode')
+        each(lambda: detect_format(path), lambda: convert(path, path.parent/'out', to='automode'))
 
 class Config:
     "config.json of a run, to run it again and to report about"
@@ -324,10 +355,7 @@ class Config:
     def read(self, path):
         from automode.config import TrainConfig, read_settings_of
         from automode.report import write_report
-        found = read_settings_of(path)
-        known = {k: v for k, v in found.items() if k in TrainConfig.__dataclass_fields__}
-        TrainConfig(**known)
-        write_report(path.parent.parent)
+        each(lambda: TrainConfig(**{k: v for k, v in read_settings_of(path).items() if k in TrainConfig.__dataclass_fields__}), lambda: write_report(path.parent.parent))
 
 READERS = dict(rows=Rows, history=History, captions=Captions, lora=Lora, metadata=Metadata, ckpt=Ckpt, images=Images, toml=Toml, config=Config)
 
