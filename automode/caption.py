@@ -19,9 +19,10 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .captioners import as_captioner, load_captioner, shrunk
-from .core import Problem, pick_device, progress
+from .core import Problem, as_path, pick_device, progress
 from .dataset import METADATA, Dataset, foreign_values, new_row
 from .download import download_images, find_addresses, read_sources
+from .folder import open_folder, tell_stale
 from .images import BadImage
 from .journal import Journals, caption_row, needs_caption, plan_batches, read_recaption, take_over
 from .lock import lock_dataset
@@ -292,8 +293,9 @@ def start_dataset(
     out:str|Path|None=None, # Folder for a copy; None leaves them where they are
 ) -> Dataset: # A row for every picture
     "Read a folder; pictures that were fetched get a `source`"
-    dataset = Dataset.start(folder)
-    if out: dataset = dataset.copy(out)
+    dataset = open_folder(folder, names_count=False).dataset
+    if out: dataset = dataset.copy(as_path(out))
+    dataset.told = tell_stale(dataset, folder)
     sources = read_sources(folder)
     for row in dataset:
         if row['file_name'] in sources: row.setdefault('source', sources[row['file_name']])
@@ -332,6 +334,7 @@ def caption_folder(
                     dtype=dtype, **options)
     settings = json.loads(json.dumps(settings, default=str))                    # as a plan on the disk has them
     state, addresses, rejected = join_processes(device), find_addresses(folder), {}
+    folder, out = folder if addresses else as_path(folder), out and as_path(out)
     if addresses: folder, out = out or 'fetched', None
     def load():
         "The captioner, once it is known that there is something to do"

@@ -19,6 +19,7 @@ from .buckets import assign_buckets, draw_buckets, kept_share, make_buckets, rea
 from .copies import can_hash, hash_image, near_groups, same_files
 from .core import Problem, as_html, as_path, find_model, loading, parse_json, progress, read_json
 from .dataset import METADATA, Dataset, training_prompt
+from .folder import open_folder, read_outside
 from .images import BadImage, data_uri, open_image, picture_size
 from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
 
@@ -29,6 +30,7 @@ KINDS = { # degree, title, what to do about it
     'unreadable': ('error', 'pictures that cannot be read and would be left out', 'replace the files, or take them away'),
     'unlisted': ('error', 'pictures without a row, which would be left out', 'run automode caption on the folder'),
     'empty': ('error', 'pictures without a caption, which would be left out', 'write captions, or run automode caption'),
+    'stale': ('warning', 'captions that changed in other files after they were read', 'take them over with automode captions FOLDER --from FOLDER'),
     'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'give --token and --class_word'),
     'no trigger': ('warning', 'prompts that do not name the token', 'write {token} into the captions'),
     'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
@@ -113,7 +115,7 @@ def _read_rows(
     "Compare the rows of a dataset with its pictures"
     folder, degree = check.folder, 'note' if check.token or check.class_word else None
     written = Dataset.read(folder) if (folder/METADATA).exists() else Dataset(folder)
-    try: dataset = Dataset.start(folder)
+    try: dataset = open_folder(folder).dataset
     except Problem:
         if any(o['file_name'] not in written.bad for o in written) or not len(written): raise
         dataset = written # not one picture is left
@@ -129,9 +131,10 @@ def _read_rows(
         if row.get('status') == 'excluded':
             check.add('excluded', name)
             continue
-        if os.path.normpath(name) not in known: check.add('unlisted', name, degree=degree)
-        elif not (row.get('text') or '').strip(): check.add('empty', name, degree=degree)
+        if not (row.get('text') or '').strip(): check.add('empty' if os.path.normpath(name) in known else 'unlisted', name, degree=degree)
         sources[name] = row
+    if len(written):
+        for name, text in dataset.stale(read_outside(dataset)).items(): check.add('stale', name, f'now "{text}"')
     return sources
 
 # %% ../nbs/06_check.ipynb #3b626590

@@ -17,6 +17,7 @@ from PIL import Image, ImageColor
 from .core import Problem, progress, read_json, whole_file, write_json, write_whole, writing
 from .images import check_images, data_uri, find_images, image_grid, is_inside, link_trouble, open_image
 from .lock import lock_dataset, own_path
+from .sidecars import Sidecars, caption_keys
 from .rows import (METADATA, STATUSES, by_person, format_row, make_seeker, merge_row, new_row, parse_metadata, parse_row, picture_key,
                            read_inside, row_trouble)
 
@@ -34,6 +35,7 @@ class Dataset:
         self.folder, self.rows, self.bad = Path(folder), list(rows), dict(bad or {})
         self.conflicts = [] # Rows as somebody else wrote them, where ours say something else
         self.counts:dict[str,int] = {} # What was done when it was captioned
+        self.told:list[str] = [] # Sentences for the user, such as captions that changed outside
         self.outside:dict[str,str] = {} # Captions by `file_name` that were taken from text files and tables
         self._known:bytes|None = None # The file as it was read
         self._dropped:dict[str,str] = {}
@@ -331,39 +333,26 @@ def _replace(
 
 # %% ../nbs/02_dataset.ipynb #f6ba1b7c
 def read_sidecars(
-    folder:str|Path, # Folder of pictures, some with a text file of the same name
+    folder:str|Path, # Folder of images, some with a caption file next to them
 ) -> dict[str,str]: # Captions by `file_name`
-    "Read the captions that lie beside the pictures as `.txt` or `.caption`"
+    "Read the captions that lie next to the images as `.txt` or `.caption`"
     texts, bad = _sidecars(folder, _picture_names(folder)[0])
     if bad: raise Problem(next(iter(bad.values())))
     return texts
 
-def _picture_names(
-    folder:str|Path, # Any folder with pictures
-) -> tuple[list[str],dict[str,str]]: # Pictures as a row names them, in alphabetical order; links left out, and why
-    "The pictures in `folder` and below it"
+def _picture_names(folder):
+    "The images in `folder` and below it, as rows name them, and the links left out, with the reason"
     start, left_out = 0 if str(folder := Path(folder)) == '.' else len(os.path.join(folder, '')), {}
     short = lambda path: str(path)[start:].replace(os.sep, '/')
     names = [short(o) for o in find_images(folder, left_out)]
     return names, {short(o): _link_reason(short(o), trouble) for o, trouble in left_out.items()}
 
-def _sidecars(
-    folder:str|Path, # Folder of pictures
-    names:Iterable[str], # Pictures in it
-) -> tuple[dict[str,str],dict[str,str]]: # Captions by `file_name`, and what is wrong with those that cannot be read
-    "Find captions beside pictures; each folder is listed once"
-    texts, bad = {}, {}
-    listed = functools.lru_cache(None)(lambda parent: frozenset(os.listdir(os.path.join(folder, parent))))
+def _sidecars(folder, names):
+    "Captions next to images, by `file_name`, and what is wrong with those that cannot be read"
+    texts, bad, sidecars = {}, {}, Sidecars(folder)
     for name in names:
-        parent, file = os.path.split(name)
-        for beside in (os.path.splitext(file)[0] + o for o in ('.txt', '.caption')):
-            if beside not in listed(parent) or name in texts: continue
-            path = Path(folder)/parent/beside
-            if not path.is_file() or not is_inside(path, folder): continue
-            try: lines = [o.strip() for o in path.read_text(encoding='utf-8-sig').split('\n') if o.strip()]
-            except UnicodeDecodeError: bad[name] = f"the caption '{path}' is not UTF-8; save it as UTF-8"
-            except OSError as e: bad[name] = f"the caption '{path}' could not be read ({e.strerror}); change its rights"
-            else: texts |= {name: lines[0]} if lines else {}
+        try: texts |= {name: text} if (text := caption_keys(sidecars.read(Path(folder)/name)).get('text')) else {}
+        except Problem as e: bad[name] = str(e)
     return texts, bad
 
 # %% ../nbs/02_dataset.ipynb #51c6350b

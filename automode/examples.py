@@ -21,6 +21,7 @@ from .cache import cache_path, digest_file
 from .copies import can_hash, group_pairs, hash_image, near_groups
 from .core import Problem, make_generator, progress, read_json, write_json
 from .dataset import Dataset, training_prompt
+from .folder import open_folder, tell_stale
 from .images import IMAGE_SUFFIXES, fit_image, open_image, picture_size
 
 # %% ../nbs/07_examples.ipynb #9cd96b0f
@@ -202,7 +203,7 @@ def find_examples(
     if min(repeats, shuffle_tags + 1, keep_tags + 1) < 1:
         raise Problem('repeats must be 1 or more, shuffle_tags and keep_tags 0 or more')
     dataset, rows = _usable_rows(dataset, token, class_word)
-    bad, found, notes = dict(dataset.bad), {}, []
+    bad, found, notes = dict(dataset.bad), {}, list(dataset.told)
     rows = [o for o in rows if o['file_name'] not in bad]
     paths = [dataset.path(o) for o in rows]
     looks = look_at(paths, dataset.background, cache_path(dataset.folder, 'looks.json'))
@@ -227,7 +228,8 @@ def _usable_rows(
 ) -> tuple[Dataset, list[dict]]: # The dataset, and its rows that may train
     "The rows to train on: with a token or a class word also those without a caption"
     if not isinstance(dataset, Dataset):
-        dataset = Dataset.start(dataset) if token or class_word else Dataset.read(dataset)
+        dataset = open_folder(dataset).dataset
+        dataset.told = tell_stale(dataset)
     if not (token or class_word): return dataset, dataset.trainable()
     return dataset, [o for o in dataset if o.get('status') != 'excluded']
 

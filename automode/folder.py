@@ -13,6 +13,7 @@ from .core import as_path
 from .dataset import METADATA, Dataset, note_taken
 from .edits import Edit, edit_captions
 from .history import Changes
+from .images import list_folder
 from .rows import new_row, picture_key
 
 # %% ../nbs/03_folder.ipynb #955f3bf8
@@ -68,24 +69,29 @@ def _read_outside(folder, names_count=True):
 def as_dataset(
     folder:str|Path|Dataset, # Folder of images, with captions in any format or without
 ) -> Dataset: # The dataset
-    "Read the dataset of `folder`, or take it as it is"
-    return folder if isinstance(folder, Dataset) else open_folder(folder).dataset
+    "Read the dataset of `folder` with the images that it has rows for; take a dataset as it is"
+    if isinstance(folder, Dataset): return folder
+    reading = open_folder(folder)
+    return Dataset.read(reading.dataset.folder) if reading.name == 'automode' else reading.dataset
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
-    folder:str|Path, # Folder of images
+    dataset:Dataset, # Dataset with rows of its own
+    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
 ) -> dict[str,str]: # Captions by `file_name`
-    "Read the captions of text files and tables in `folder`, or those of another dataset"
-    return _words_of(_read_outside(as_path(folder), names_count=False).dataset)
+    "Read the captions that people wrote in text files and tables, or in the dataset `source`"
+    source = dataset.folder if source is None else as_path(source)
+    if not list_folder(source).images: return {}
+    if source.resolve() == dataset.folder.resolve(): return _words_of(_read_outside(source, names_count=False).dataset)
+    return open_folder(source, names_count=False).dataset.own_words()
 
 def tell_stale(
     dataset:Dataset, # Dataset with rows of its own
-    source:str|Path|None=None, # Folder of the text files and tables; None means its own
-    outside:dict[str,str]|None=None, # Captions of that folder, where they were read already
+    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
 ) -> list[str]: # A sentence, or none
     "Say which captions changed outside after they were taken over, and how to take them"
     source = dataset.folder if source is None else source
-    stale = dataset.stale(read_outside(source) if outside is None else outside)
+    stale = dataset.stale(read_outside(dataset, source))
     if not stale: return []
     names = ', '.join(list(stale)[:3]) + ' …'*(len(stale) > 3)
     return [f"{len(stale)} caption{'s'*(len(stale) > 1)} changed in '{source}' after they were read ({names}); "
@@ -94,13 +100,13 @@ def tell_stale(
 # %% ../nbs/03_folder.ipynb #2de6da4a
 def take_outside(
     dataset:str|Path|Dataset, # Dataset, or its folder
-    source:str|Path, # Folder of the text files and tables
+    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
     dry_run:bool=False, # Only show what would change?
     show:int=10, # Captions to show
 ) -> Changes: # What changed
     "Take over the captions that changed outside; `undo` brings the old ones back"
     dataset = as_dataset(dataset)
-    stale = dataset.stale(read_outside(source))
+    stale = dataset.stale(read_outside(dataset, source))
     step = Edit('take over captions changed outside', lambda text, row: stale[picture_key(row)])
     changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run, show=show)
     if not dry_run: note_taken(dataset.folder, stale)

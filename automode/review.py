@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .core import Problem
 from .dataset import Dataset, training_prompt
 from .edits import Edit, WordCounts, caption_change, count_words, edit_captions, select_rows
+from .folder import as_dataset
 from .history import Changes, by_name, make_changes, open_dataset, redo, undo
 from .rows import STATUSES
 
@@ -36,7 +37,7 @@ class Review:
         count_tokens:Callable[[str],int]|None=None, # Says how many tokens a prompt has
         room:int=75, # Tokens that the text encoder reads
     ):
-        self.dataset, self.token, self.class_word = open_dataset(dataset), token, class_word
+        self.dataset, self.token, self.class_word = open_dataset(as_dataset(dataset)), token, class_word
         self.count_tokens, self.room = count_tokens, room
         self.names, self.mine, self.marked = [], {}, []
         self.name:str|None = None                              # the picture that is shown
