@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator
 from urllib.parse import unquote, urlsplit
 
-from .core import Problem, append_row, progress, write_whole
-from .images import IMAGE_SUFFIXES
+from .core import Problem, append_row, as_path, progress, write_whole
+from .images import IMAGE_SUFFIXES, file_trouble
 from .lock import own_path
 from .rows import parse_row, read_inside
 from .web import Busy, fetch_image, is_address, parse_address, show_address
@@ -57,7 +57,8 @@ def read_addresses(
     path:str|Path, # A text file, an address a line
 ) -> list[str]: # The addresses, each once, in their order
     "Read a list of addresses"
-    path = Path(path)
+    path = as_path(path)
+    if trouble := file_trouble(path): raise Problem(f"'{path}' cannot be read ({trouble}); give a text file with an address a line")
     try: lines = path.read_text(encoding='utf-8-sig').splitlines()
     except UnicodeDecodeError: raise Problem(f"'{path}' is not a text file in UTF-8; give one with an address a line") from None
     except OSError as e: raise Problem(f"'{path}' cannot be read ({e.strerror}); check its spelling") from None
@@ -74,7 +75,7 @@ def find_addresses(
 ) -> list[str]|None: # The addresses; None for a folder
     "Tell addresses from a folder"
     if is_address(str(pictures)): return [str(pictures)]
-    return read_addresses(pictures) if Path(pictures).suffix.lower() == '.txt' and not Path(pictures).is_dir() else None
+    return read_addresses(pictures) if Path(pictures).suffix.lower() == '.txt' and not as_path(pictures).is_dir() else None
 
 # %% ../nbs/02_download.ipynb #03cee3b7
 SOURCES = '.automode/sources.jsonl' # Where a folder keeps the addresses that its pictures came from
@@ -83,7 +84,7 @@ def read_sources(
     folder:str|Path, # A folder of pictures
 ) -> dict[str,str]: # Addresses by file name
     "Read where the pictures of `folder` were fetched from; a line that a kill has cut is left out"
-    lines = (read_inside(own_path(folder, Path(SOURCES).name)) or b'').splitlines()
+    lines = (read_inside(own_path(as_path(folder), Path(SOURCES).name)) or b'').splitlines()
     rows = [(row['file_name'], row.get('source')) for row, trouble in map(parse_row, lines) if not trouble]
     return {name: source for name, source in rows if isinstance(source, str) and _is_plain(name)}
 
@@ -163,7 +164,7 @@ def download_images(
 ) -> Downloaded: # File names by address, those of them that were there before, and reasons by address
     "Fetch pictures into the folder `out`, each file as the server has it"
     if min(workers, per_host) < 1: raise Problem(f'workers is {workers} and per_host is {per_host}; both must be 1 or more')
-    out, lock, names, rejected = Path(out), threading.Lock(), {}, {}
+    out, lock, names, rejected = as_path(out), threading.Lock(), {}, {}
     addresses = list(dict.fromkeys(o.strip() for o in ([addresses] if isinstance(addresses, str) else addresses)))
     for o in addresses:
         try: parse_address(o)

@@ -82,7 +82,7 @@ def file_trouble(
     "Say what `path` is, if it is not a regular file"
     try: mode = os.stat(path).st_mode
     except OSError as e: return _os_reason(e)
-    return '' if stat.S_ISREG(mode) else f"it is {_file_kinds.get(stat.S_IFMT(mode), 'special')}, not a file with an image"
+    return '' if stat.S_ISREG(mode) else f"it is {_file_kinds.get(stat.S_IFMT(mode), 'special')}, not a regular file"
 
 def _os_reason(error:OSError) -> str: # A few words
     "Say in plain words why the system does not give a file"

@@ -375,7 +375,7 @@ def fetch(
 
 # %% ../nbs/01_web.ipynb #a1e11d8d
 _suffixes = dict(JPEG='.jpg', MPO='.jpg', PNG='.png', WEBP='.webp', BMP='.bmp', GIF='.gif', TIFF='.tif', AVIF='.avif',
-                 HEIF='.heic')
+                 HEIF='.heic', JPEG2000='.jp2', PPM='.ppm', QOI='.qoi', JXL='.jxl')
 
 def image_suffix(
     data:bytes, # The content of a file
