@@ -26,6 +26,7 @@ from .formats import (CAPTION_COLUMNS, Found, Notes, choose_column, find_aitoolk
 from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit, write_automode, write_everydream,
                                   write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer,
                                   write_sidecars)
+from .formats_stored import find_stored, image_name, is_stored
 from .formats_tar import find_webdataset, write_webdataset
 from .images import IMAGE_SUFFIXES, Listing, is_inside, list_folder
 from .rows import METADATA, form_trouble, format_row, new_row, read_inside
@@ -57,6 +58,7 @@ formats = {
         find_aitoolkit, write_aitoolkit, f'{_keys}, folders, repeated commas, .gif .tif .avif .heic .bmp'),
     'webdataset': Format('tar files of pictures, captions and JSON with equal names',
         find_webdataset, write_webdataset, 'excluded pictures, templates'),
+    'datasets': Format('images in tables of the datasets library: user/name on the Hub, save_to_disk, or .parquet files', find_stored),
     'filenames': Format('captions as file names', find_filenames, write_filenames, f'pictures without a caption, {_named}'),
     'joepenna': Format("names by the rules of JoePenna's DreamBooth, as img@S being a good C.jpg",
         find_joepenna, write_joepenna, f'@ and _, the words S and C, {_named}'),
@@ -121,6 +123,7 @@ def _find_signs(
     numbered, some = first_numbered(path, images), images[::len(images)//200 + 1]
     if path.suffix == '.tar' or not images and any(path.glob('*.tar')): yield 'webdataset', 'there are .tar files'
     if path.suffix == '.toml': yield 'kohya-toml', 'it is a .toml file'
+    if not images and is_stored(path): yield 'datasets', 'its images are in tables'
     if path/METADATA != but and _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
     for table in find_tables(path, but) if path.is_dir() else []: yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
     if images and (meta := find_meta(path)): yield 'kohya-json', f"there is a '{meta.name}'"
@@ -149,9 +152,10 @@ def detect_format(
 ) -> Detected: # What it is
     "Find out how the captions in `path` are kept"
     path = as_path(path)
+    if not path.exists() and is_stored(path): return Detected('datasets', 'an id of the Hub')
     if not path.exists(): raise Problem(f"'{path}' is not there; check its spelling")
-    if path.is_file() and path.suffix not in ('.tar', '.toml'):
-        raise Problem(f"'{path}' is a file; give a folder, a .tar or a .toml")
+    if path.is_file() and path.suffix.lower() not in ('.tar', '.toml', '.parquet'):
+        raise Problem(f"'{path}' is a file; give a folder, a .tar, a .toml or a .parquet")
     listing = list_folder(path) if path.is_dir() else Listing([], {}, [], {})
     for name, reason in _find_signs(path, listing, but): return Detected(name, reason)
     raise Problem(f"there are no pictures in '{path}'; give a folder with .jpg, .png or .webp files, or with .tar files")
@@ -167,7 +171,7 @@ def _see(path:str|Path, from_:str|None, but:Path|None=None) -> Detected: # As as
     "Decide what `path` is"
     if from_ is None: return detect_format(path, but)
     if from_ not in formats: raise Problem(f"'{from_}' is not a format that can be read; say one of {', '.join(formats)}")
-    if not as_path(path).exists(): raise Problem(f"'{path}' is not there; check its spelling")
+    if not as_path(path).exists() and from_ != 'datasets': raise Problem(f"'{path}' is not there; check its spelling")
     return Detected(from_, 'as asked')
 
 def find_pictures(
@@ -178,10 +182,10 @@ def find_pictures(
     "Go through the captioned pictures in `path`, whatever the format"
     return _find(path, _see(path, from_), Notes(), bool(from_), options)
 
-# %% ../nbs/03_convert.ipynb #7437888d
+# %% ../nbs/03_convert.ipynb #f2587e37
 _titles = {'automode': 'a dataset of automode', 'imagefolder': 'an imagefolder', 'kohya': 'kohya folders', 'kohya-toml': "kohya's dataset TOML",
            'kohya-json': "captions of kohya's scripts", 'sidecars': 'images', 'onetrainer': 'images for OneTrainer', 'ai-toolkit': 'images for ai-toolkit',
-           'webdataset': 'tar files', 'filenames': 'captions as file names', 'joepenna': "names by JoePenna's rules", 'everydream': 'names for EveryDream2'}
+           'webdataset': 'tar files', 'datasets': 'a dataset of the datasets library', 'filenames': 'captions as file names', 'joepenna': "names by JoePenna's rules", 'everydream': 'names for EveryDream2'}
 _named_only = ('columns not used', 'options not taken', 'defaults not followed', 'caption files that another one overrules') # Kinds that are not counted
 
 def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.png)`
@@ -212,7 +216,7 @@ class Reading:
         left = '; '.join(_say_left_out(k, o) for k, o in self.left_out.items())
         return text + (f'; left out: {left}' if left else '')
 
-# %% ../nbs/03_convert.ipynb #e3e0971f
+# %% ../nbs/03_convert.ipynb #6573d742
 def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading: # With everything that was passed over
     "Put together what is said of a folder"
     listing = list_folder(path) if path.is_dir() else Listing([], {}, [], {})
@@ -239,10 +243,13 @@ def read_folder(
     **options:Any, # `token`, `class_word`, `text_column`: passed on to the readers that take them
 ) -> Reading: # What it is, with its rows; nothing is written
     "Decide what a folder is, and read it; every command reads folders with this"
-    path, seen, notes, options = as_path(path), _see(path, from_, but), Notes(), options | dict(but=but)
+    path, notes, options = as_path(path), Notes(), options | dict(but=but)
+    if not path.exists() and is_stored(path):
+        raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert {path} OUT --to automode")
+    seen = _see(path, from_, but)
     folder = path if path.is_dir() else path.parent
     advice = f"make a dataset of them with: automode convert {path} OUT --to automode"
-    if seen.name == 'webdataset': raise Problem(f"the images of '{path}' are in {_titles[seen.name]}; {advice}")
+    if seen.name in ('webdataset', 'datasets'): raise Problem(f"the images of '{path}' are not files; {advice}")
     if seen.name == 'automode': return _reading(path, seen, _read_ours(path, notes), notes)
     dataset = Dataset(folder)
     for found in _find(path, seen, notes, bool(from_), options):
@@ -374,6 +381,11 @@ def _check_asked(
     if is_inside(out, src) or src.is_dir() and is_inside(src, out):
         raise Problem(f"'{out}' and '{src}' lie within each other; give a folder apart")
 
+def _put_masks(out:Output, src:Path, reading:Reading, link:bool) -> None:
+    "Write the mask of each image that was written, under its own name"
+    for name, mask in reading.masks.items():
+        if name in out.now and mask not in out.now: out.put(mask, src/mask, link)
+
 def _put_notes(
     out:Output, # The folder that was filled
     result:Converted, # What was done
@@ -385,7 +397,7 @@ def _put_notes(
 
 # %% ../nbs/03_convert.ipynb #003763b7
 def convert(
-    src:str|Path, # A folder of captioned pictures, a `.tar` or a `.toml`
+    src:str|Path, # A folder of captioned pictures, a `.tar`, a `.toml`, or a dataset of the `datasets` library: a `.parquet`, or an id of the Hub
     out:str|Path, # Folder for the result: empty, or from the same command before
     to:str|None=None, # The format to write, see `formats`; None takes kohya's, or ours when the pictures come from there
     from_:str|None=None, # The format of `src`; None finds out
@@ -415,6 +427,7 @@ def convert(
         found = _find(src, seen, Notes(), asked, known)
         found = _usable(progress(found, f'writing {to}', len(dataset) + len(dataset.bad)), to, folder, options, result)
         formats[to].write(_counted(found, folder, result), folder, options)
+        if to == 'automode': _put_masks(folder, src, reading, link)
         _put_notes(folder, result)
     return result
 
@@ -428,20 +441,6 @@ def to_datasets(
     columns = plain_columns([o | dict(text=o.get('text') or '') for o in rows])
     for row, o in zip(columns, rows): row['image'] = str(dataset.path(o))
     return datasets.Dataset.from_list(columns).cast_column('image', datasets.Image())
-
-# %% ../nbs/03_convert.ipynb #93bfd1d9
-def _image_name(
-    stored:dict, # `bytes` and `path` of a picture
-    n:int, # Its number
-    taken:dict, # Names that are given already
-) -> str: # A safe name
-    "Name a picture that comes out of a table"
-    path = Path(re.split(r'[\\/]|::', stored.get('path') or '')[-1])
-    suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
-        with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image:
-            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg').replace('mpo', 'jpg')   # a JPEG with a second picture, as phones make
-    return unique_name(safe_name(path.stem) or f'{n:06}', suffix, taken, whole=True)
 
 # %% ../nbs/03_convert.ipynb #c8517164
 def from_datasets(
@@ -463,7 +462,7 @@ def from_datasets(
         for n, o in enumerate(progress(ds, 'writing pictures')):
             stored, text = o.pop(image_column) or {}, o.get(text_column) or ''
             try:
-                name = _image_name(stored, n, taken)
+                name = image_name(stored, n, taken)
                 folder.put(name, stored.get('bytes') or Path(stored['path']))
             except (OSError, KeyError, TypeError, AttributeError, Image.DecompressionBombError) as e:
                 bad[f'row {n}'] = f'it has no picture that can be read ({e})'

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FILE_COLUMNS', 'CAPTION_COLUMNS', 'MAX_REPEATS', 'MAX_CAPTIONS', 'Found', 'Notes', 'is_usable_name', 'list_images',
            'find_automode', 'find_column', 'read_table', 'find_tables', 'choose_column', 'find_caption',
-           'repeats_trouble', 'is_ours', 'find_imagefolder', 'find_meta', 'ImageMatcher', 'find_kohya_meta',
-           'find_sidecars', 'find_onetrainer', 'join_lines', 'find_aitoolkit', 'is_numbered', 'first_numbered',
-           'find_kohya', 'options_not_taken', 'spell_out', 'find_kohya_toml', 'caption_from_name', 'find_filenames',
-           'find_everydream', 'caption_from_path', 'find_joepenna']
+           'repeats_trouble', 'is_ours', 'note_columns', 'find_imagefolder', 'find_meta', 'ImageMatcher',
+           'find_kohya_meta', 'find_sidecars', 'find_onetrainer', 'join_lines', 'find_aitoolkit', 'is_numbered',
+           'first_numbered', 'find_kohya', 'options_not_taken', 'spell_out', 'find_kohya_toml', 'caption_from_name',
+           'find_filenames', 'find_everydream', 'caption_from_path', 'find_joepenna']
 
 # %% ../nbs/02_formats.ipynb #eb9f9636
 import csv, itertools, json, math, os, re
@@ -146,8 +146,9 @@ def _csv_rows(path:Path) -> Iterator[tuple[int,Any]]: # Line numbers and rows
         if len(set(columns)) < len(columns): raise Problem(f"'{path}' has two columns of the same name ({', '.join(columns)[:200]}); rename one")
         for cells in table:
             if not any(cells): continue
+            row = dict(itertools.zip_longest(columns, cells[:len(columns)]))
             more = f'it has {len(cells)} cells, and the table has {len(columns)} columns; put quotes around a caption that holds "{mark}"'
-            yield table.line_num, ValueError(more) if len(cells) > len(columns) else dict(itertools.zip_longest(columns, cells))
+            yield table.line_num, ValueError(more, row) if len(cells) > len(columns) else row
 
 def read_table(
     path:Path, # `metadata.jsonl`, `.csv` or `.parquet`
@@ -223,6 +224,24 @@ def is_ours(
     status = row.get('status') if isinstance(row, dict) else None
     return isinstance(status, str) and status in STATUSES and {'auto_text', 'captioner'} <= row.keys()
 
+def note_columns(
+    rows:list[dict], # Rows of a table
+    table:str, # Name of the table
+    text_column:str|None, # The column that holds the caption; None chooses one
+    file:str, # The column that holds the image or its name
+    notes:Notes, # Is filled with what is passed over
+) -> str: # The column of the captions; empty when there is none
+    "Choose the column of the captions, and note the others"
+    columns, ours = list(dict.fromkeys(k for o in rows for k in o)), any(map(is_ours, rows))
+    if text_column and text_column not in columns:
+        raise Problem(f"there is no column {text_column!r}; the columns are {', '.join(map(str, columns))}")
+    text = text_column or ('text' if ours else choose_column(rows))
+    if text: notes.captions[f'column {text} of {table}'] += sum(_holds_text(o.get(text)) for o in rows)
+    if not ours:
+        notes.add('columns not used', *(str(o) for o in columns if o not in (file, text)))
+        notes.foreign |= dict.fromkeys(o for o in _ours if o in columns and not (o == text and o in ('text', 'captions')))
+    return text
+
 class _Columns(NamedTuple):
     "How the columns of a table are read"
     file:str # Column of the file names
@@ -232,23 +251,17 @@ class _Columns(NamedTuple):
 def _find_columns(table:Path, rows:list, text_column:str|None, folder:Path, notes:Notes) -> _Columns: # Names as the table spells them
     "Decide which column is what, and note the others"
     rows = [o for o in rows if isinstance(o, dict)]
-    columns, ours = list(dict.fromkeys(k for o in rows for k in o)), any(map(is_ours, rows))
-    if text_column and text_column not in columns:
-        raise Problem(f"there is no column {text_column!r}; the columns are {', '.join(map(str, columns))}")
-    text = text_column or ('text' if ours else choose_column(rows))
-    found = _Columns(find_column(columns, FILE_COLUMNS) or 'file_name', text, ours)
-    name = table.relative_to(folder).as_posix()
-    if text: notes.captions[f'column {text} of {name}'] += sum(_holds_text(o.get(text)) for o in rows)
-    if not ours:
-        notes.add('columns not used', *(str(o) for o in columns if o not in found[:2]))
-        taken = {text} & {'text', 'captions'}
-        notes.foreign |= dict.fromkeys(o for o in _ours if o in columns and o not in taken)
-    return found
+    file = find_column((k for o in rows for k in o), FILE_COLUMNS) or 'file_name'
+    text = note_columns(rows, table.relative_to(folder).as_posix(), text_column, file, notes)
+    return _Columns(file, text, any(map(is_ours, rows)))
 
 def _table_row(row:Any, n:int, table:Path, folder:Path, columns:_Columns) -> Found: # The same as a row of ours
     "Check a row of a table, and make its `file_name` relative to `folder`"
     where = f'{table.relative_to(folder).as_posix()} line {n}'
-    if isinstance(row, ValueError): return Found(dict(file_name=where), None, f'{where} cannot be used: {row}')
+    if isinstance(row, ValueError):
+        name = row.args[1].get(columns.file) if len(row.args) > 1 else ''
+        usable = isinstance(name, str) and name and is_usable_name(name)
+        return Found(dict(file_name=(table.parent/name).relative_to(folder).as_posix() if usable else where), None, f'{where} cannot be used: {row.args[0]}')
     keys = find_caption(row, columns.text) if isinstance(row, dict) else {}
     row = row | keys | dict(file_name=row.get(columns.file)) if isinstance(row, dict) else row
     trouble = row_trouble(row, table.parent) or ('repeats' in row and row['repeats'] is not None and repeats_trouble(row['repeats']))
@@ -287,7 +300,7 @@ def _fill_row(found:Found, sidecars:Sidecars, notes:Notes) -> Found: # The same 
     if beside.reason or not beside.row['text']: return found._replace(reason=beside.reason, source=None if beside.reason else found.source)
     return found._replace(row=found.row | dict(text=beside.row['text']))
 
-# %% ../nbs/02_formats.ipynb #4451eccc
+# %% ../nbs/02_formats.ipynb #cd5ae97b
 _meta_names = ('meta_lat.json', 'meta_clean.json', 'meta_cap_dd.json', 'meta_cap.json') # The last of kohya's scripts first
 
 def _read_json(path:Path) -> Any: # What it holds
@@ -474,7 +487,7 @@ def _subsets(
 
 _kinds = dict(image_dir=str, class_tokens=str, caption_extension=str, caption_prefix=str, caption_suffix=str, num_repeats=int)
 
-# %% ../nbs/02_formats.ipynb #752bffb4
+# %% ../nbs/02_formats.ipynb #6b142127
 _taken = {*_kinds, 'is_reg', 'enable_wildcard', 'custom_attributes'}
 _flags:dict[str,Callable] = dict(shuffle_caption=lambda o: '--shuffle_tags 8', keep_tokens=lambda o: f'--keep_tags {o}', flip_aug=lambda o: '--flip_p 0.5',
     caption_dropout_rate=lambda o: f'--caption_dropout {o}', resolution=lambda o: f'--resolution {o}', batch_size=lambda o: f'--batch_size {o}',
@@ -489,7 +502,7 @@ def options_not_taken(
     if left.get('enable_bucket') is True: del left['enable_bucket']               # as automode does
     return [f'{short(k)} (use {_flags[k](short(o))})' if k in _flags else short(k) for k, o in left.items()]
 
-# %% ../nbs/02_formats.ipynb #6a17e652
+# %% ../nbs/02_formats.ipynb #0c2cd232
 MAX_CAPTIONS = 64 # The most that the wildcards of one line are spelled out to
 
 def spell_out(

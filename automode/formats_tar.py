@@ -141,9 +141,10 @@ def _shards(
 
 # %% ../nbs/02_formats_tar.ipynb #775fde0f
 def _source_stamp(
-    source:Path|Part, # Where a picture's bytes are
+    source:Path|Part|bytes, # Where a picture's bytes are
 ) -> list: # Changes when they may have changed
     "What tells whether a picture is the one that was written before"
+    if isinstance(source, bytes): return [len(source), zlib.crc32(source)]
     return read_stamp(source) if isinstance(source, Path) else [str(source)] + read_stamp(source.path)
 
 def write_webdataset(
