@@ -9,6 +9,7 @@ import argparse, io, json, math, os, random, resource, select, shutil, signal, s
 from contextlib import suppress
 from pathlib import Path
 
+os.environ |= {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}
 SECONDS = 10.           # for one file
 MEMORY = 1_500          # MB more than before the first file
 ODD = [None, True, -1, 0, 1, 2**31, 2**63, 10**19, 10**300, -1e308, 1e-320, float('nan'), float('inf'), '', 'x', 'x'*70_000, '\ud83d', '\0', '../../etc/passwd', '/dev/zero', '~',
@@ -380,6 +381,27 @@ def prepare(reader, folder):
             if type(e).__name__ not in ('Problem', 'BadImage'): raise
     return task, samples
 
+def read_each(task, samples, reader, folder, seed, first, last, begin=lambda n: None):
+    "Read mutations `first` to `last`: what came of each, in how many seconds, and how much memory the process has taken"
+    from automode.core import Problem
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for n in range(first, last):
+        name, data = damaged(samples, reader, seed, n)
+        (folder/name).write_bytes(data)
+        begin(n)
+        started, why = time.monotonic(), ''
+        try: task.read(folder/name); kind = 'read'
+        except Problem: kind = 'Problem'
+        except BaseException as e:
+            where = traceback.extract_tb(e.__traceback__)[-1]
+            kind, why = 'other', f'{type(e).__name__}: {str(e)[:100]!r} ({Path(where.filename).name}:{where.lineno})'
+        yield dict(n=n, kind=kind, why=why, seconds=time.monotonic() - started, mb=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1000)
+
+def bound_memory():
+    "Let this process have `MEMORY` MB more than it has"
+    pages = Path('/proc/self/statm')
+    if pages.exists(): resource.setrlimit(resource.RLIMIT_AS, (int(pages.read_text().split()[0])*resource.getpagesize() + MEMORY*10**6,)*2)
+
 def work(reader, seed, first, last):
     "Read mutations `first` to `last`, and tell of each on a line"
     tell = os.fdopen(os.dup(1), 'w')
@@ -387,23 +409,15 @@ def work(reader, seed, first, last):
     folder = Path(tempfile.mkdtemp(prefix='fuzz-'))
     try:
         task, samples = prepare(reader, folder)
-        from automode.core import Problem
-        import torch
-        torch.set_num_threads(1)
-        pages = int(Path('/proc/self/statm').read_text().split()[0]) if Path('/proc/self/statm').exists() else 0
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if pages: resource.setrlimit(resource.RLIMIT_AS, (pages*resource.getpagesize() + MEMORY*10**6,)*2)
-        for n in range(first, last):
-            name, data = damaged(samples, reader, seed, n)
-            (folder/name).write_bytes(data)
-            print('begin', n, file=tell, flush=True)
-            started, why = time.monotonic(), ''
-            try: task.read(folder/name); kind = 'read'
-            except Problem: kind = 'Problem'
-            except BaseException as e:
-                last_frame = traceback.extract_tb(e.__traceback__)[-1]
-                kind, why = 'other', f'{type(e).__name__}: {str(e)[:100]!r} ({Path(last_frame.filename).name}:{last_frame.lineno})'
-            print('end', json.dumps(dict(n=n, kind=kind, why=why, seconds=time.monotonic() - started, mb=(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)/1000)), file=tell, flush=True)
+        bound_memory()
+        for row in read_each(task, samples, reader, folder, seed, first, last, lambda n: print('begin', n, file=tell, flush=True)):
+            print('end', json.dumps(row), file=tell, flush=True)
+    finally: shutil.rmtree(folder, ignore_errors=True)
+
+def read_here(reader, mutations, seed):
+    "Read all mutations in this process: quicker for few, and without a bound on time"
+    folder = Path(tempfile.mkdtemp(prefix='fuzz-'))
+    try: return list(read_each(*prepare(reader, folder), reader, folder, seed, 0, mutations))
     finally: shutil.rmtree(folder, ignore_errors=True)
 
 def fuzz(reader, mutations, seed):
@@ -451,6 +465,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--at', type=int, help='read this mutation alone')
     parser.add_argument('--keep', help='with --at: where to write the damaged file')
+    parser.add_argument('--here', action='store_true', help='in this process, without bounds; quicker for few mutations')
     parser.add_argument('--first', type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if unknown := [o for o in args.readers if o not in READERS]: parser.error(f"there is no reader {unknown[0]}; say one of {', '.join(READERS)}")
@@ -459,7 +474,7 @@ def main():
     print(f"{'reader':10} {'mutations':>9} {'read':>6} {'Problems':>8} {'others':>6} {'worst s':>8} {'peak MB':>8}")
     bad = []
     for reader in args.readers or READERS:
-        rows = fuzz(reader, args.mutations, args.seed)
+        rows = (read_here if args.here else fuzz)(reader, args.mutations, args.seed)
         count = {kind: sum(o['kind'] == kind for o in rows) for kind in ('read', 'Problem', 'other')}
         print(f"{reader:10} {len(rows):9} {count['read']:6} {count['Problem']:8} {count['other']:6} {max(o['seconds'] for o in rows):8.2f} {max(o['mb'] for o in rows):8.0f}", flush=True)
         bad += [(reader, o) for o in rows if o['kind'] == 'other']
