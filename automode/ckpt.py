@@ -97,7 +97,7 @@ _leftovers = {*(f'{o}.callbacks.{p}ModelCheckpoint' for o in ('pytorch_lightning
               'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib._local.PosixPath', 'pathlib._local.WindowsPath'}
 
 # %% ../nbs/05_ckpt.ipynb #bcf7443c
-_most_bytes, _most_steps = 2**25, 2_000_000                                              # of the pickles of one file
+_most_bytes, _most_steps = 2**25, 3_000_000                                              # of the pickles of one file
 
 class _Source:
     "A file that never returns more than it has, and stops at an upper bound"
