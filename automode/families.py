@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'PREDICTION_TYPES', 'find_family', 'unet_config', 'vae_config', 'clip_config', 'guess_prediction',
-           'scheduler_config', 'sample_size', 'infer_configs', 'read_single_file']
+           'scheduler_config', 'sample_size', 'read_config', 'infer_configs', 'read_single_file']
 
 # %% ../nbs/05_families.ipynb #9ad81d9a
 import re, tempfile
@@ -193,13 +193,25 @@ def sample_size(
     return dict(sd_v1=64, sd_v2=64, sdxl=128)[family]
 
 # %% ../nbs/05_families.ipynb #e1c2bb44
+def read_config(
+    file:Path, # A `config.json` or `scheduler_config.json`
+) -> dict: # What it says
+    "Read the configuration of a part; numbers that no base model has would fill the memory before a weight is read"
+    found = read_json(file)
+    if not isinstance(found, dict): raise Problem(f"'{file}' must hold an object in braces; fix it or remove it")
+    todo = list(found.items())
+    while todo:
+        name, value = todo.pop()
+        if isinstance(value, dict): todo += value.items()
+        elif isinstance(value, list) and len(value) <= 1000: todo += [(name, o) for o in value]
+        elif isinstance(value, list) or (isinstance(value, (int, float)) and not abs(value) <= (64 if 'layers' in name else 10**6)):
+            raise Problem(f"'{file}' has a {make_printable(name)[:60]} that no base model has ({value!r:.40}); download it again")
+    return found
+
 def _beside(path, part) -> dict:
     "What the folder beside a file says of one of its parts"
     file = path.with_suffix('')/part/('scheduler_config.json' if part == 'scheduler' else 'config.json')
-    if not file.exists(): return {}
-    found = read_json(file)
-    if not isinstance(found, dict): raise Problem(f"'{file}' must hold an object in braces; fix it or remove it")
-    return {k: v for k, v in found.items() if not k.startswith('_')}
+    return {k: v for k, v in read_config(file).items() if not k.startswith('_')} if file.exists() else {}
 
 def _find_prediction(state, family, metadata, beside) -> tuple[str, list[str]]:
     "What a file predicts; when its weights had to be asked, also a note"
@@ -325,25 +337,32 @@ def read_single_file(
     state, metadata = read_tensors(path)
     old = 'cond_stage_model.transformer.'                                       # before transformers put `text_model` in between
     state = {re.sub(rf'^{re.escape(old)}(?=embeddings|encoder|final)', old + 'text_model.', k): v for k, v in state.items()}
+    if not any(o.startswith((_unet + 'label_emb.', 'conditioner.embedders.1.')) for o in state):              # 2.x as SDXL's trainer writes it
+        state = {re.sub(r'^conditioner\.embedders\.0\.model\.', _text['sd_v2']['text_encoder'], k): v for k, v in state.items()}
     try:
-        configs = infer_configs(path, state, metadata, prediction_type, notes)
         _check_numbers(state)
+        configs = infer_configs(path, state, metadata, prediction_type, notes)
         parts = _make_parts(path, state, configs, dtype, unet_settings)
         rest = _unread(state, configs, parts)
         if names := [o for o in rest if o.startswith(_unet)]:
             raise Problem(f'its unet has {_name_some(names)} more tensors than that of {FAMILIES[find_family(state)]}; give a model of that family')
     except Problem as e: raise Problem(f"'{path}' cannot be used as a base: {e}") from None
+    except Exception as e:                                                        # shapes that fit no model can raise anything
+        why = next((o.strip() for o in str(e).splitlines() if o.strip()), type(e).__name__)
+        raise Problem(f"'{path}' cannot be used as a base: its tensors do not make a model ({make_printable(why)[:200]}); download it again") from e
     if rest: notes.append(f'tensors that are not used: {_name_some(rest)}')
     return parts
 
 def _check_numbers(
     state:dict, # Tensors of the file
 ) -> None:
-    "A `Problem` for weights in integers"
+    "A `Problem` for weights in integers, and for a shape without numbers, which could claim any width"
+    empty = [k for k, v in state.items() if '.' in k and not v.numel()]
+    if empty: raise Problem(f'it has tensors without numbers: {_name_some(empty)}; download it again')
     odd = [k for k, v in state.items() if k.startswith((_unet, _vae)) and not v.is_floating_point()]
     if odd: raise Problem(f'it is quantized: {_name_some(odd)} of its tensors are of {state[odd[0]].dtype}; give the same model in 16 bits')
 
-# %% ../nbs/05_families.ipynb #2cd5c68f
+# %% ../nbs/05_families.ipynb #f1a31d82
 _usual = re.compile(r'model_ema\.|alphas_cumprod|betas$|sqrt_|log_one|posterior_|logvar|lvlb_|v_pred$|ztsnr$|denoiser\.sigmas|first_stage_model\.loss\.|'
                     r'.*\.(position_ids|logit_scale|attn_mask|text_projection)$|cond_stage_model\.model\.transformer\.resblocks\.23\.')
 
