@@ -6,7 +6,7 @@
 __all__ = ['read_tensors']
 
 # %% ../nbs/05_ckpt.ipynb #bcc8873f
-import math, pickle, zipfile
+import io, math, pickle, zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -14,13 +14,17 @@ from typing import Any, BinaryIO, NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .core import Problem, make_printable
+from .core import Problem, as_path, make_printable
 
 # %% ../nbs/05_ckpt.ipynb #7a33afef
 class _Storage(NamedTuple):
     "Bytes of the file, and what kind of numbers they are"
     dtype:torch.dtype # Kind of number
     data:torch.UntypedStorage # The bytes
+
+def _is_count(value) -> bool:
+    "An integer that can be a size, an offset or a number of bytes"
+    return type(value) is int and 0 <= value < 2**48
 
 def _tensor(
     storage:_Storage, # What it lies in
@@ -30,92 +34,215 @@ def _tensor(
     *rest, # What else PyTorch notes: gradients, hooks
 ) -> torch.Tensor: # A view of the storage
     "A tensor that lies inside of its storage"
+    if not (type(storage) is _Storage and type(size) is type(stride) is tuple and len(size) == len(stride) <= 64
+            and all(map(_is_count, (offset, *size, *stride)))):
+        raise ValueError('a tensor is not described by a storage and integers')
     room = storage.data.nbytes() // storage.dtype.itemsize
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    num = math.prod(size)
-    if min((offset, *size, *stride)) < 0 or num > room or (num and last >= room):
-        raise ValueError(f'a tensor of {tuple(size)} is larger than what the file holds for it')
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride))
+    if 0 in size: fits = offset <= room and math.prod(n or 1 for n in size) < 2**48
+    else: fits = math.prod(size) <= room and last < room
+    if not fits: raise ValueError(f'a tensor of {size} is larger than what the file holds for it')
     return torch.empty(0, dtype=storage.dtype).set_(storage.data, offset, size, stride)
 
-def _parameter(
-    data:torch.Tensor, # The tensor
-    *rest, # What else PyTorch notes: gradients, hooks
-) -> torch.Tensor: # The same
+# %% ../nbs/05_ckpt.ipynb #ed7c56a3
+def _typed_tensor(storage, offset, size, stride, gradient, hooks, dtype, *rest) -> torch.Tensor:
+    "A tensor of a kind without a storage class of its own, such as 8-bit floats"
+    if type(storage) is not _Storage or type(dtype) is not torch.dtype: raise ValueError('a tensor has no storage')
+    return _tensor(_Storage(dtype, storage.data), offset, size, stride)
+
+def _parameter(data, *rest) -> torch.Tensor:
     "A parameter is a tensor to us"
     return data
+
+def _tuple(items=()) -> tuple:
+    "A tuple of the items of a list or a tuple"
+    if type(items) not in (list, tuple): raise ValueError('a list is made of something else')
+    return tuple(items)
+
+def _list(items=()) -> list: return list(_tuple(items))
+
+def _fill(found, keys, values) -> dict:
+    "Fill a dictionary; a key other than a name or an ordinary integer is left out, since hashing or comparing it can take forever"
+    for key, value in zip(keys, values, strict=True):
+        if (type(key) is str and len(key) < 1000) or (type(key) is int and -2**60 < key < 2**60): found[key] = value
+    return found
+
+def _dict(pairs=()) -> dict:
+    "A dictionary, empty or of pairs, as Python 2 writes an OrderedDict"
+    pairs = [_tuple(o) for o in _tuple(pairs)]
+    if any(len(o) != 2 for o in pairs): raise ValueError('a dictionary is not made of pairs')
+    return _fill(OrderedDict(), [k for k, _ in pairs], [v for _, v in pairs])
 
 # %% ../nbs/05_ckpt.ipynb #d9bc4262
 _kinds = dict(Double='float64', Float='float32', Half='float16', BFloat16='bfloat16', Long='int64', Int='int32',
               Short='int16', Char='int8', Byte='uint8', Bool='bool')
-_known = {'collections.OrderedDict': OrderedDict, 'torch.Size': tuple,
-          'torch._utils._rebuild_tensor_v2': _tensor, 'torch._utils._rebuild_parameter': _parameter,
-          **{f'{module}.{o.__name__}': o for module in ('builtins', '__builtin__') for o in (dict, list, set, tuple)},
+_known = {'collections.OrderedDict': _dict, 'torch.Size': _tuple, 'torch._utils._rebuild_parameter': _parameter,
+          'torch._utils._rebuild_tensor_v2': _tensor, 'torch._utils._rebuild_tensor_v3': _typed_tensor,
+          **{f'{o}.{k}': v for o in ('builtins', '__builtin__') for k, v in dict(dict=_dict, list=_list, tuple=_tuple).items()},
           **{f'torch.{name}Storage': getattr(torch, dtype) for name, dtype in _kinds.items()},
-          **{f'torch.{dtype}': getattr(torch, dtype) for dtype in _kinds.values()}}
+          **{f'torch.{o}': getattr(torch, o) for o in (*_kinds.values(), 'float8_e4m3fn', 'float8_e5m2')},
+          'torch.storage.UntypedStorage': torch.uint8}
 
 # %% ../nbs/05_ckpt.ipynb #8aa2be77
 class _Leftover:
     "Stands in for what a trainer left in the file: takes anything, does nothing"
-    def __new__(cls, *args, **kwargs): return super().__new__(cls)
-    def __setitem__(self, key, value): pass
-    def append(self, value): pass
-    def extend(self, values): pass
+    def __new__(cls, *args): return super().__new__(cls)
 
 _leftovers = {*(f'{o}.callbacks.{p}ModelCheckpoint' for o in ('pytorch_lightning', 'lightning.pytorch')
                 for p in ('', 'model_checkpoint.')),
               *(f'numpy.{o}.multiarray.{p}' for o in ('core', '_core') for p in ('scalar', '_reconstruct')),
+              *(f'{o}.{p}' for o in ('builtins', '__builtin__') for p in ('set', 'frozenset')),
               'numpy.dtype', 'numpy.ndarray', '_codecs.encode', 'argparse.Namespace',
               'pytorch_lightning.utilities.parsing.AttributeDict',
               'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib._local.PosixPath', 'pathlib._local.WindowsPath'}
 
 # %% ../nbs/05_ckpt.ipynb #bcf7443c
-_steps_gone = {pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER}
+_most_bytes, _most_steps = 2**25, 3_000_000                                              # of the pickles of one file
 
-class _Unpickler(pickle._Unpickler): # the one in Python: its steps can be changed, and it reserves no memory on demand
+class _Source:
+    "A file that never returns more than it has, and stops at an upper bound"
+    def __init__(self, file, size): self.file, self.left, self.steps = file, min(size, _most_bytes), _most_steps
+
+    def pay(self, steps):
+        self.steps -= steps
+        if self.steps < 0: raise ValueError('it takes more steps than the weights of a model need')
+
+    def read(self, num):
+        self.pay(1)
+        self.left -= num
+        if self.left < 0: raise ValueError('it is shorter than it says')
+        return self.file.read(num)
+
+    def readline(self):
+        self.pay(1)
+        line = self.file.readline(200)
+        self.left -= len(line)
+        if line[-1:] != b'\n' or self.left < 0: raise ValueError('a name in it has no end')
+        return line
+
+# %% ../nbs/05_ckpt.ipynb #869a7fc1
+_plain_steps = '''PROTO STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING
+    SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
+    TUPLE3 EMPTY_LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE'''.split()
+
+class _Steps(pickle._Unpickler):           # the one in Python: its steps can be changed, and it reserves no memory on demand
+    "The steps that weights need, on containers that the file made"
+    def __init__(self, source):
+        super().__init__(source)
+        self.source = source
+
+    def refuse(self): raise ValueError('it takes a step that has no place in a file of weights')
+
+    def frame(self): self.read(8)                                                         # its length, which is not needed
+
+    def call(self):
+        args, kind = self.stack.pop(), self.stack.pop()
+        if type(args) is not tuple: raise ValueError('it calls something with what is not a tuple')
+        self.source.pay(20 + len(args) + sum(len(o) for o in args if type(o) in (list, tuple)))
+        self.append(kind(*args))
+
+    def call_ex(self):
+        self.stack.pop()                                                                 # arguments by name, which no tensor has
+        self.call()
+
+    def build(self): self.stack.pop()
+
+    def leftover(self): self.append(_Leftover())
+
+    def frozen(self):
+        self.pop_mark()
+        self.leftover()
+
+    def extend(self, items):
+        if type(self.stack[-1]) is list: self.stack[-1].extend(items)
+        elif type(self.stack[-1]) is not _Leftover: raise ValueError('it adds to something that is not a list')
+
+    def update(self, keys, values):
+        if type(self.stack[-1]) in (dict, OrderedDict): _fill(self.stack[-1], keys, values)
+        elif type(self.stack[-1]) is not _Leftover: raise ValueError('it sets an item of something that is not a dictionary')
+
+    def add_to_set(self):
+        self.pop_mark()
+        if type(self.stack[-1]) is not _Leftover: raise ValueError('it adds to something that is not a set')
+
+    def set_one(self):
+        value, key = self.stack.pop(), self.stack.pop()
+        self.update([key], [value])
+
+    def set_many(self):
+        items = self.pop_mark()
+        self.update(items[::2], items[1::2])
+
+    dispatch = dict.fromkeys(range(256), refuse) | {
+        **{getattr(pickle, o)[0]: pickle._Unpickler.dispatch[getattr(pickle, o)[0]] for o in _plain_steps},
+        **{getattr(pickle, k)[0]: v for k, v in dict(
+            FRAME=frame, REDUCE=call, NEWOBJ=call, NEWOBJ_EX=call_ex, BUILD=build, EMPTY_SET=leftover, FROZENSET=frozen,
+            ADDITEMS=add_to_set, SETITEM=set_one, SETITEMS=set_many, APPEND=lambda o: o.extend([o.stack.pop()]),
+            APPENDS=lambda o: o.extend(o.pop_mark())).items()}}
+
+# %% ../nbs/05_ckpt.ipynb #6698afd3
+class _Unpickler(_Steps):
     "Reads tensors and plain containers, and nothing else"
-    dispatch = {k: v for k, v in pickle._Unpickler.dispatch.items() if bytes([k]) not in _steps_gone}
-
-    def __init__(self, file, storage=None):
-        super().__init__(file)
+    def __init__(self, source, storage=None):
+        super().__init__(source)
         self.storage = storage
 
     def find_class(self, module, name):
+        if len(module) + len(name) > 400: raise ValueError('a name in it has no end')
         name = f'{module}.{name}'
         if name in _known: return _known[name]
-        if name in _leftovers: return type('Leftover', (_Leftover,), {})
+        if name in _leftovers: return _Leftover
         raise Problem(f'it wants to call {make_printable(name)[:80]}, which a file of weights has no need of')
 
     def persistent_load(self, pid):
-        kind, dtype, key, _, num = pid[:5]
-        if kind != 'storage' or not isinstance(dtype, torch.dtype): raise ValueError('it names no storage')
-        return _Storage(dtype, self.storage(str(key), int(num) * dtype.itemsize))
+        kind, dtype, key, _, num, *view = pid if type(pid) is tuple and 5 <= len(pid) <= 6 else [None]*5
+        if type(kind) is not str or kind != 'storage' or type(dtype) is not torch.dtype or view not in ([], [None]):
+            raise ValueError('it names no storage')
+        if not _is_count(num) or not _is_key(key): raise ValueError('a storage is not described by a name and a number')
+        return _Storage(dtype, self.storage(str(key), num * dtype.itemsize))
 
-    def load_build(self): self.stack.pop()
-    dispatch[pickle.BUILD[0]] = load_build
+def _is_key(value) -> bool:
+    "The name or the number of a storage"
+    return _is_count(value) or (type(value) is str and len(value) < 100)
 
 # %% ../nbs/05_ckpt.ipynb #b770c12e
 def _read_zip(
     path:Path, # A zip archive
 ) -> Any: # What its pickle describes
     "Read a checkpoint of PyTorch 1.6 and later"
-    with zipfile.ZipFile(path) as archive:
+    with open(path, 'rb') as file:
+        end = zipfile._EndRecData(file)
+        if not end: raise ValueError('it is shorter than it says')
+        if end[zipfile._ECD_SIZE] > _most_bytes: raise ValueError('it holds more files than a model has')  # zipfile lists them all
+        archive = zipfile.ZipFile(file)
         files = {o.filename.partition('/')[2]: o for o in archive.infolist()}
+        if len(files) != len(archive.infolist()): raise ValueError('two files in it have the same name')
         if 'data.pkl' not in files: raise ValueError('it is an archive of something else')
-        if any(o.compress_type or o.file_size != o.compress_size for o in files.values()):
-            raise ValueError('it is compressed')
-        if 'byteorder' in files and archive.read(files['byteorder']) != b'little':
+        if any(o.compress_type or o.flag_bits & 1 or o.file_size != o.compress_size for o in files.values()):
+            raise ValueError('it is compressed or encrypted')
+        if 'byteorder' in files and archive.open(files['byteorder']).read(16) != b'little':
             raise ValueError('its bytes are in another order')
-        code = archive.open(files['data.pkl'])
-        whole = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+        code, whole, storages = files['data.pkl'], torch.UntypedStorage.from_file(str(path), False, path.stat().st_size), {}
+        if code.file_size > _most_bytes: raise ValueError('its description is longer than that of any model')
 
         def storage(key, size):
-            found = files[f'data/{key}']
-            archive.fp.seek(found.header_offset + 26)
-            start = found.header_offset + 30 + sum(int.from_bytes(archive.fp.read(2), 'little') for _ in range(2))
-            if not 0 <= size <= found.file_size or start + size > whole.nbytes():
-                raise ValueError('it is shorter than it says')
-            return whole[start:start+size]
-        return _Unpickler(code, storage).load()
+            if key not in storages: storages[key] = _zip_storage(file, whole, files.get(f'data/{key}'))
+            if size > storages[key].nbytes(): raise ValueError('it is shorter than it says')
+            return storages[key]
+        return _Unpickler(_Source(io.BytesIO(archive.read(code)), code.file_size), storage).load()
+
+def _zip_storage(
+    file:BinaryIO, # The archive
+    whole:torch.UntypedStorage, # All of its bytes
+    entry:zipfile.ZipInfo|None, # One file in it
+) -> torch.UntypedStorage: # The bytes of that file
+    "The part of an archive that is a storage"
+    if entry is None: raise ValueError('a storage is missing')
+    file.seek(entry.header_offset)
+    header = file.read(30)
+    start = entry.header_offset + 30 + sum(int.from_bytes(header[o:o+2], 'little') for o in (26, 28))   # two names follow
+    if header[:4] != b'PK\x03\x04' or start + entry.file_size > whole.nbytes(): raise ValueError('it is shorter than it says')
+    return whole[start:start+entry.file_size]
 
 # %% ../nbs/05_ckpt.ipynb #fc9bf90e
 _magic = 0x1950a86a20f9469cfc6c
@@ -125,29 +252,42 @@ def _read_legacy(
     size:int, # Bytes it has
 ) -> Any: # What it describes
     "Read a checkpoint of PyTorch before 1.6"
-    if _Unpickler(file).load() != _magic: raise ValueError('it is a pickle of something else')
-    _, machine = _Unpickler(file).load(), _Unpickler(file).load()
-    if not machine['little_endian']: raise ValueError('its bytes are in another order')
-    storages = {}
+    source, storages, left = _Source(file, size), {}, size
+    load = lambda storage=None: _Unpickler(source, storage).load()
+    if load() != _magic: raise ValueError('it is a pickle of something else')
+    _, machine = load(), load()
+    if type(machine) is not dict or machine.get('little_endian') is not True: raise ValueError('its bytes are in another order')
 
     def storage(key, num):
+        nonlocal left
         if key not in storages:
-            if not 0 <= num <= size - sum(o.nbytes() for o in storages.values()):
-                raise ValueError('it is shorter than it says')
+            left -= num
+            if left < 0: raise ValueError('it is shorter than it says')
             storages[key] = torch.UntypedStorage(num)
+        if num > storages[key].nbytes(): raise ValueError('it is shorter than it says')
         return storages[key]
-    found = _Unpickler(file, storage).load()
-    for key in _Unpickler(file).load():
-        file.seek(8, 1)                                                                        # the length, which we know
-        data = torch.empty(0, dtype=torch.uint8).set_(storages[key])
-        if file.readinto(data.numpy()) != len(data): raise ValueError('it is shorter than it says')
+    found, names = load(storage), load()
+    if type(names) is not list or not all(map(_is_key, names)) or sorted(map(str, names)) != sorted(storages):
+        raise ValueError('the storages that it lists are not those of its tensors')
+    for name in names: _fill_storage(file, storages[str(name)])
     return found
+
+def _fill_storage(
+    file:BinaryIO, # At the length of the storage, which its bytes follow
+    storage:torch.UntypedStorage, # To fill
+) -> None:
+    "Read the bytes of one storage"
+    num, data = int.from_bytes(file.read(8), 'little'), torch.empty(0, dtype=torch.uint8).set_(storage)
+    if len(data) not in (num, 2*num, 4*num, 8*num): raise ValueError('a storage has another length than its tensors')
+    if file.readinto(data.numpy()) != len(data): raise ValueError('it is shorter than it says')
 
 # %% ../nbs/05_ckpt.ipynb #ed8fd058
 def _read_safetensors(
     path:Path, # The file
 ) -> tuple[dict, dict]: # Tensors, and metadata
     "Read a `.safetensors` file; its numbers stay on the disk until they are looked at"
+    with open(path, 'rb') as file: header = int.from_bytes(file.read(8), 'little')
+    if _most_bytes < header < path.stat().st_size: raise ValueError('its description is longer than that of any model')
     with safe_open(path, 'pt') as file: return {o: file.get_tensor(o) for o in file.keys()}, file.metadata() or {}
 
 def _read_pickle(
@@ -155,28 +295,31 @@ def _read_pickle(
     start:bytes, # Its first bytes
 ) -> tuple[dict, dict]: # Tensors, and metadata, of which there is none
     "Read a checkpoint that is a pickle"
+    size = path.stat().st_size
     if start == b'PK\x03\x04': found = _read_zip(path)
     else:
-        with open(path, 'rb') as file: found = _read_legacy(file, path.stat().st_size)
+        with open(path, 'rb') as file: found = _read_legacy(file, size)
     if not isinstance(found, dict): raise ValueError('it holds no dictionary')
     if isinstance(found.get('state_dict'), dict): found = found['state_dict']
-    return {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}, {}
+    tensors = {k: v for k, v in found.items() if isinstance(k, str) and isinstance(v, torch.Tensor)}
+    if sum(o.nbytes for o in tensors.values()) > 4 * size: raise ValueError('its tensors overlap: they are larger than the file')
+    return tensors, {}
 
 # %% ../nbs/05_ckpt.ipynb #9f075fb1
 def read_tensors(
     path:str|Path, # A `.safetensors`, `.ckpt`, `.pt`, `.pth` or `.bin` file
 ) -> tuple[dict[str,torch.Tensor], dict[str,str]]: # Tensors under their names, and the metadata of a `.safetensors`
     "Read the tensors of a single file, and run nothing of it"
-    path = Path(path)
-    with open(path, 'rb') as file: start = file.read(4)
+    path = as_path(path)
+    try:
+        if not path.is_file(): raise Problem(f"'{path}' is {'not a file' if path.exists() else 'not there'}; give a file of weights")
+        with open(path, 'rb') as file: start = file.read(4)
+    except (OSError, ValueError) as e: raise _unreadable(path, e) from e
     pickled = start == b'PK\x03\x04' or start[:1] == b'\x80'
     try: tensors, metadata = _read_pickle(path, start) if pickled else _read_safetensors(path)
     except Problem as e:
         raise Problem(f"'{path}' is not opened: {e}; "
                       "get the model as a .safetensors file, from people whom you trust") from None
-    except OSError as e:
-        if e.errno is not None: raise
-        raise _unreadable(path, e) from e
     except Exception as e: raise _unreadable(path, e) from e                       # a broken pickle can raise anything
     if not tensors: raise Problem(f"'{path}' holds no weights; give the file of a model")
     return tensors, metadata
@@ -186,7 +329,8 @@ def _unreadable(
     why:Exception, # What reading it raised
 ) -> Problem: # To raise
     "Say that a file cannot be read"
-    if path.stat().st_size == 0: return Problem(f"'{path}' is empty; download it again")
+    if isinstance(why, OSError) and why.errno: return Problem(f"'{path}' cannot be opened ({why.strerror}); check the path and your rights to it")
+    if path.is_file() and path.stat().st_size == 0: return Problem(f"'{path}' is empty; download it again")
     text = str(why) or type(why).__name__
     if isinstance(why, SafetensorError) and path.suffix != '.safetensors': text = 'it is neither safetensors nor a checkpoint'
     return Problem(f"'{path}' cannot be read as a file of weights ({make_printable(text)[:120]}); download it again, or give another one")

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import __version__
-from .core import HUB_ID, Problem, find_model, loading, make_generator
+from .core import HUB_ID, Problem, as_path, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
 from .lora import load_lora, read_lora_info
@@ -35,6 +35,7 @@ def open_base(
         pipeline = read_pipeline(find_model(base, 'base'), pick_dtype(device, dtype), prediction_type)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.drawn_with = dict(base=base)
+    for o in pipeline.notes: warnings.warn(f"'{base}': {o}", stacklevel=2)
     return pipeline.to(device)
 
 # %% ../nbs/08_generate.ipynb #4b66282c
@@ -195,7 +196,7 @@ def save_picture(
     "Save `image` as a PNG that carries `text`, and never over a picture that was made in another way"
     slug = re.sub(r'[\W_]+', '-', prompt.lower()).strip('-')[:60].strip('-') or 'picture'
     for n in range(1, 10_000):
-        path = Path(folder)/(f'{slug}-{seed}.png' if n == 1 else f'{slug}-{seed}-{n}.png')
+        path = as_path(folder)/(f'{slug}-{seed}.png' if n == 1 else f'{slug}-{seed}-{n}.png')
         if not path.exists() or read_texts(path).get('parameters') == text: break
     return save_png(image, path, text)
 
@@ -320,5 +321,5 @@ def compare(
     finally: switch_lora(pipeline, True)
     titles = [o for o in prompts for _ in range(num_images)]
     picture = sheet({'without the LoRA': without, 'with the LoRA': draw()}, titles, size, cols)
-    if out is not None: save_png(picture, out, '\n'.join(prompts))
+    if out is not None: save_png(picture, as_path(out), '\n'.join(prompts))
     return picture

@@ -8,7 +8,7 @@ __all__ = ['BaseModel', 'read_pipeline', 'quantization', 'load_base', 'at_once',
            'brought_back']
 
 # %% ../nbs/05_models.ipynb #9434c2d9
-import copy, tempfile
+import copy, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,11 +18,12 @@ from typing import Any, Iterator, NamedTuple
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from .core import Problem, find_model, loading, pick_device, pick_dtype, quiet
-from .families import PREDICTION_TYPES, read_single_file
+from .core import Problem, as_path, find_model, loading, make_printable, pick_device, pick_dtype, quiet, read_json
+from .families import PREDICTION_TYPES, read_config, read_single_file
 
 # %% ../nbs/05_models.ipynb #7647725f
 @dataclass
@@ -68,30 +69,75 @@ class BaseModel:
                 f'unet of {size/1e6:.1f} M, predicts {predicts}, {dtype} on {self.device})')
 
 # %% ../nbs/05_models.ipynb #d67f6c90
+_pipelines = StableDiffusionPipeline, StableDiffusionXLPipeline
+
+def _check_index(
+    folder:Path, # A diffusers folder
+) -> None:
+    "A `Problem` when a folder is of another kind, before gigabytes are read or a library is imported that it names"
+    if not (folder/'model_index.json').is_file():
+        raise Problem(f"'{folder}' is not a diffusers model: it has no model_index.json; give the folder that has one")
+    index, names = read_json(folder/'model_index.json'), [o.__name__ for o in _pipelines]
+    kind = index.get('_class_name') if isinstance(index, dict) else None
+    if kind not in names:
+        raise Problem(f"'{folder}' is a {make_printable(str(kind))[:60]}; automode reads {' and '.join(names)}")
+    for file in (*folder.glob('*/config.json'), *folder.glob('scheduler/scheduler_config.json')): read_config(file)
+    for part, made in index.items():
+        library = made[0] if isinstance(made, list) and made else None
+        if library not in (None, 'diffusers', 'transformers', 'stable_diffusion'):
+            raise Problem(f"'{folder}' asks for {make_printable(f'{part} of the library {library}')[:100]}; a Stable Diffusion model needs only diffusers and transformers")
+
+def _check_weights(
+    folder:Path, # A diffusers folder
+    pipeline:DiffusionPipeline, # As it was read
+) -> list[str]: # Notes for the user
+    "Compare the names in the files with those of the parts; diffusers makes up what is missing and passes over what is too much"
+    notes = []
+    for part in ('unet', 'vae', 'text_encoder', 'text_encoder_2'):
+        model, found = getattr(pipeline, part, None), set()
+        for file in (folder/part).glob('*.safetensors'):
+            with safe_open(file, 'pt') as f: found |= {o for o in f.keys() if not o.endswith('.position_ids')}
+        if model is None or not found: continue
+        names, found = ({o.removeprefix('text_model.') for o in k} for k in (model.state_dict(), found))
+        some = lambda o: ', '.join(make_printable(k)[:100] for k in sorted(o)[:3])
+        if len(found) < len(names): raise Problem(f"'{folder/part}' lacks {len(names - found)} weights ({some(names - found)}); download it again")
+        if len(found) > len(names): notes.append(f'tensors of the {part} that are not used: {len(found - names)} ({some(found - names)})')
+    return notes
+
 def read_pipeline(
     path:Path|str, # A folder, a file, or an id
     dtype:torch.dtype, # Precision of the weights
     prediction_type:str|None=None, # `epsilon` or `v_prediction`; None takes what the model says
     **unet_settings, # Passed on to diffusers for the unet: see `quantization`
-) -> DiffusionPipeline: # The whole pipeline, on the CPU
+) -> DiffusionPipeline: # The whole pipeline, on the CPU; `notes` are what the user should know of it
     "Read a pipeline from a folder, a single file or the Hub, and run nothing that comes with it"
     if prediction_type not in (None, *PREDICTION_TYPES):
         raise Problem(f"'{prediction_type}' is not a prediction type; say {' or '.join(PREDICTION_TYPES)}")
-    if isinstance(path, Path) and path.is_file():
-        parts = read_single_file(path, dtype, prediction_type)
+    path, notes = find_model(path, 'base'), []
+    if isinstance(path, Path) and not path.is_dir():
+        parts = read_single_file(path, dtype, prediction_type, notes)
         if unet_settings: parts['unet'] = _quantize(parts['unet'], dtype, unet_settings)
-        return _join(parts)
-    if isinstance(path, Path) and not (path/'model_index.json').exists():
-        raise Problem(f"'{path}' is not a diffusers model: it has no model_index.json; give the folder that has one")
+        pipeline = _join(parts)
+    else:
+        if isinstance(path, Path): _check_index(path)
+        pipeline = _from_diffusers(path, dtype, unet_settings)
+        if isinstance(path, Path) and not unet_settings: notes += _check_weights(path, pipeline)
+        if prediction_type:
+            pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type=prediction_type)
+    pipeline.notes = notes
+    return pipeline
+
+def _from_diffusers(
+    path:Path|str, # A folder, or an id
+    dtype:torch.dtype, # Precision of the weights
+    unet_settings:dict, # For the unet
+) -> DiffusionPipeline: # On the CPU
+    "Read a pipeline that diffusers wrote"
     settings = dict(torch_dtype=dtype, use_safetensors=True)
     if unet_settings:
-        unet = UNet2DConditionModel.from_pretrained(str(path), subfolder='unet', **settings, **unet_settings)
-        settings['unet'] = unet
-    pipeline = DiffusionPipeline.from_pretrained(str(path), **settings, safety_checker=None, feature_extractor=None,
-                                                 requires_safety_checker=False)
-    if prediction_type:
-        pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, prediction_type=prediction_type)
-    return pipeline
+        settings['unet'] = UNet2DConditionModel.from_pretrained(str(path), subfolder='unet', **settings, **unet_settings)
+    return DiffusionPipeline.from_pretrained(str(path), **settings, safety_checker=None, feature_extractor=None,
+                                             requires_safety_checker=False)
 
 def _join(
     parts:dict[str,Any], # By diffusers' names of them
@@ -145,6 +191,7 @@ def load_base(
     if hasattr(pipeline, 'text_encoder_2'): names += ['text_encoder_2', 'tokenizer_2']
     parts = {o: getattr(pipeline, o, None) for o in names}
     _check_kind(name, pipeline, parts)
+    for o in pipeline.notes: warnings.warn(f"'{name}': {o}", stacklevel=2)
     with quiet(): base = BaseModel(str(name), noise_scheduler=DDPMScheduler.from_config(pipeline.scheduler.config), **parts)
     if base.family == 'sdxl' and dtype == torch.float16 and base.vae.config.force_upcast:
         with quiet(): base.vae.float()
@@ -159,10 +206,28 @@ def _check_kind(
     parts:dict[str,Any], # What will be used of it
 ) -> None:
     "A `Problem` when it is a model that automode does not train on"
-    known = isinstance(pipeline, (StableDiffusionPipeline, StableDiffusionXLPipeline)) and None not in parts.values()
-    if not known or parts['unet'].config.in_channels != 4 or 'beta_start' not in pipeline.scheduler.config:
-        raise Problem(f"'{name}' is a {type(pipeline).__name__} with {type(pipeline.scheduler).__name__}; "
+    noise, scheduler = pipeline.scheduler.config, type(pipeline.scheduler).__name__
+    known = isinstance(pipeline, _pipelines) and None not in parts.values()
+    edm = scheduler.startswith('EDM') or noise.get('sigma_data') or noise.get('timestep_type') == 'continuous'
+    if known and edm:
+        raise Problem(f"'{name}' has the noise schedule of EDM ({scheduler}), as Playground 2.5 and CosXL do; give a Stable Diffusion XL model")
+    if not known or parts['unet'].config.in_channels != 4 or 'beta_start' not in noise or noise.get('use_flow_sigmas'):
+        raise Problem(f"'{name}' is a {type(pipeline).__name__} with {scheduler}; "
                       "automode trains on Stable Diffusion 1.x, 2.x and XL models that make pictures from noise")
+    if noise.get('prediction_type') not in PREDICTION_TYPES:
+        raise Problem(f"'{name}' predicts {noise.get('prediction_type')!r:.40}; automode trains on {' and '.join(PREDICTION_TYPES)}")
+    _check_parts(name, parts)
+
+def _check_parts(name, parts) -> None:
+    "A `Problem` when the parts need more than latents, timesteps and a prompt, or are not of one model"
+    unet, vae, texts = parts['unet'].config, parts['vae'].config, [v for k, v in parts.items() if k.startswith('text_encoder')]
+    needs = [o for o in ('class_embed_type', 'num_class_embeds', 'encoder_hid_dim_type') if unet.get(o) is not None]
+    if unet.get('addition_embed_type') != (None if len(texts) == 1 else 'text_time'): needs.append('addition_embed_type')
+    if needs: raise Problem(f"'{name}' has a unet that reads more than a prompt ({', '.join(needs)}); automode does not train on such models")
+    if any(vae.get(o) for o in ('latents_mean', 'latents_std', 'shift_factor')):
+        raise Problem(f"'{name}' has a vae that shifts its latents, as that of Playground 2.5 does; automode does not train on such models")
+    if unet.cross_attention_dim != (made := sum(o.config.hidden_size for o in texts)):
+        raise Problem(f"'{name}' is of two models: its unet reads prompts of width {unet.cross_attention_dim}, its text encoder makes {made}")
 
 # %% ../nbs/05_models.ipynb #422bb24f
 def at_once(
@@ -276,7 +341,7 @@ def set_aside(
     for name, part in dict(vae=base.vae, **base.text_encoders).items():
         size = sum(p.nbytes for p in part.parameters())
         if size < least or any(p.requires_grad for p in part.parameters()): continue
-        if part.device.type == 'cpu': _to_file(part, Path(folder)/f'{name}.safetensors')
+        if part.device.type == 'cpu': _to_file(part, as_path(folder)/f'{name}.safetensors')
         else: part.to('cpu')
         saved += size
     return saved
