@@ -160,9 +160,9 @@ def rank_of(
         if o in tensors: return tensors[o].shape[0]
     return None
 
-# %% ../nbs/06_layers.ipynb #339f470e
+# %% ../nbs/06_layers.ipynb #791726ed
 _strange = {'.on_input': '(IA)3', '.ia3_l': '(IA)3', '.a1.weight': 'GLoRA', '.a2.weight': 'GLoRA', '.b1.weight': 'GLoRA', '.b2.weight': 'GLoRA',
-            '.bm.weight': 'GLoRA', '.oft_blocks': 'OFT', '.oft_diag': 'OFT', '.oft_r': 'OFT', '.oft_R.weight': 'OFT', '.rescale': 'OFT',
+            '.bm.weight': 'GLoRA', '.oft_blocks': 'OFT or BOFT', '.oft_diag': 'OFT', '.oft_r': 'OFT', '.oft_R.weight': 'OFT', '.rescale': 'OFT or BOFT',
             '.boft_R': 'BOFT', '.boft_s': 'BOFT', '.diff': 'whole weights (LyCORIS full)', '.diff_b': 'biases (LyCORIS full)',
             '.set_weight': 'whole weights', '.w_norm': 'norm layers', '.b_norm': 'norm layers', '.vera_lambda_b': 'VeRA', '.vera_lambda_d': 'VeRA',
             'emb_params': 'textual inversion', '.lora_B.bias': 'LoRA biases', '.lora_up.bias': 'LoRA biases'}
@@ -179,7 +179,6 @@ def name_strange(
         if kind is None and (key.startswith(('first_stage_model.', 'cond_stage_model.', 'model.diffusion_model.')) or '.' not in key): kind = 'weights of a model'
         if kind is None and split_key(key): kind = 'layers of another family of models, or of no known name'
         found.setdefault(kind or 'tensors of an unknown kind', []).append(key)
-    if '.oft_blocks' in ''.join(keys) and len({o for o in found}) == 1: found = {'OFT or BOFT': keys}
     return ', '.join(f"{k} ({len(v)} tensor{'s' if len(v) > 1 else ''}, first {make_printable(v[0])[:120]})" for k, v in found.items())
 
 def bundled(
@@ -212,7 +211,7 @@ def read_tensor(
     if kind in _numbers or (key.endswith('.alpha') and kind[:1] in 'IU' and kind != 'U64'): return f.get_tensor(key).float()
     raise Problem(f"'{path}' has a tensor of type {kind} ({make_printable(key)[:120]}); weights must be floating point numbers of 8 to 64 bits")
 
-# %% ../nbs/06_layers.ipynb #ddb6c4e1
+# %% ../nbs/06_layers.ipynb #a6c351af
 def as_number(value:Any) -> float|None:
     "A number of a file as float, if it is one that can be computed with"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e30: return None
@@ -267,7 +266,7 @@ def alpha_of(
                       f"rank {make_printable(str(r))[:40]} and alpha {make_printable(repr(said))[:40]}); get the file anew")
     return alpha*math.sqrt(rank) if found.get('use_rslora') is True else alpha
 
-# %% ../nbs/06_layers.ipynb #68c32b84
+# %% ../nbs/06_layers.ipynb #55efb6fe
 def read_layers(
     path:str|Path, # A LoRA file, of any kind and with anyone's names
     layers_per_block:int=2, # As in the settings of the unet that it is for
