@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['difference', 'layer_tensors', 'adapted_parts', 'adapter_tensors', 'kohya_tensors', 'base_weight', 'base_weights',
-           'with_dora_scale', 'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'write_lora',
-           'in_order', 'save_lora', 'read_lora_info', 'naming_of', 'adapter_name', 'tag_counts', 'diffusers_tensors',
-           'peft_settings', 'write_diffusers', 'save_diffusers_lora', 'LoadedLora', 'load_lora', 'plain_path',
-           'plain_layer', 'write_plain', 'network_ranks']
+           'with_dora_scale', 'kohya_state', 'network_metadata', 'lora_metadata', 'with_hashes', 'clearing',
+           'write_lora', 'in_order', 'save_lora', 'read_lora_info', 'naming_of', 'adapter_name', 'tag_counts',
+           'diffusers_tensors', 'peft_settings', 'write_diffusers', 'save_diffusers_lora', 'LoadedLora', 'load_lora',
+           'plain_path', 'plain_layer', 'write_plain', 'network_ranks']
 
 # %% ../nbs/06_lora.ipynb #53e3570d
-import hashlib, json, math
+import hashlib, json, math, os, re, shutil
 from collections import Counter
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, Iterator
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -194,6 +195,31 @@ def with_hashes(
     return metadata | dict(sshs_model_hash=hashlib.sha256(data[start:]).hexdigest(),
                            sshs_legacy_hash=hashlib.sha256(data[0x100000:0x110000]).hexdigest()[:8])
 
+# %% ../nbs/06_lora.ipynb #e1b753d5
+def _leftovers(path:Path) -> list[Path]:
+    "Temporary files and folders of killed writers: those of `path`, and models of any name"
+    own, any_name = re.compile(rf'\.{re.escape(path.name[:50])}\.[a-z0-9_]{{8}}\.tmp'), re.compile(r'\..+\.[a-z0-9_]{8}\.tmp')
+    is_model = lambda o: any((o/part).is_dir() for part in ('unet', 'text_encoder', 'vae'))
+    return [o for o in path.parent.iterdir() if not o.is_symlink() and (own.fullmatch(o.name) or any_name.fullmatch(o.name) and is_model(o))]
+
+@contextmanager
+def clearing(
+    path:Path, # What the block writes
+) -> Iterator[None]: # Within the block other writers see that this one is at work
+    "Remove what killed writers left in the folder of `path`, if none is at work there"
+    try: import fcntl
+    except ImportError: fcntl = None                                        # Windows
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None: return (yield)
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for o in _leftovers(path): shutil.rmtree(o, ignore_errors=True) if o.is_dir() else o.unlink(missing_ok=True)
+        with suppress(OSError): fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally: os.close(handle)
+
 # %% ../nbs/06_lora.ipynb #d9621b34
 def write_lora(
     path:str|Path, # A `.safetensors` file
@@ -205,7 +231,8 @@ def write_lora(
     if bad: raise Problem(f"the LoRA has weights that are not finite ({bad[0]} and {len(bad)-1} more) and was not written; "
                           "lower the learning rate")
     data = to_safetensors({k: v.contiguous() for k, v in state.items()}, with_hashes(state, metadata))
-    return write_whole(as_path(path), in_order(data))
+    path = as_path(path)
+    with clearing(path): return write_whole(path, in_order(data))
 
 def in_order(
     data:bytes, # A `.safetensors` file; its writer puts the texts in any order
@@ -386,7 +413,7 @@ def load_lora(
         changed.append((weight, new.to('cpu', weight.dtype)))
     return LoadedLora(path, changed)
 
-# %% ../nbs/06_lora.ipynb #9b5f81ab
+# %% ../nbs/06_lora.ipynb #f2135417
 def plain_path(
     lora:str|Path, # A LoRA file
 ) -> Path: # Where its plain form is
