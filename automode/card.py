@@ -231,7 +231,7 @@ def _dora_in_a1111(lora:Path, prompt) -> str: # Markdown
                                     f"{as_code(f'automode lora convert {lora.name} --to plain --base BASE --out {plain.name}')} writes a plain LoRA for it.")
     error = as_number(_float(read_lora_info(plain).get('automode.relative_error')))
     differs = '' if error is None else f', {error:.1%} of its change missing'
-    return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly. There copy {as_code(plain.name)} {prompt(plain)}: "
+    return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly. There copy {as_code(f'a1111/{plain.name}')} {prompt(plain)}: "
             f"it is a plain LoRA of nearly the same effect{differs}.")
 
 def _float(text:Any) -> float|None: # None for what is not a number

@@ -417,8 +417,8 @@ def load_lora(
 def plain_path(
     lora:str|Path, # A LoRA file
 ) -> Path: # Where its plain form is
-    "The plain LoRA that lies next to a DoRA, for A1111"
-    return as_path(lora).with_name(f'{as_path(lora).stem}-a1111.safetensors')
+    "The plain LoRA that goes with a DoRA, for A1111; in a folder of its own, so that a run's folder holds one LoRA"
+    return as_path(lora).parent/'a1111'/f'{as_path(lora).stem}-a1111.safetensors'
 
 def plain_layer(
     change:torch.Tensor, # What is added to a weight
