@@ -19,7 +19,8 @@ from PIL import Image
 from .core import HUB_ID, make_printable, read_json, write_whole
 from .dataset import subject_words
 from .images import open_image, read_texts, save_png
-from .lora import adapter_name, read_lora_info, tag_counts
+from .layers import as_number
+from .lora import adapter_name, plain_path, read_lora_info, tag_counts
 
 # %% ../nbs/07_card.ipynb #9fd3b0f0
 def as_text(
@@ -213,10 +214,30 @@ def usage_lines(
 def where_to_put(
     lora:Path, # The LoRA file
     base:Base, # What it was trained on
+    info:dict, # What the LoRA file says of itself
+    folder:Path=Path(), # What `lora` is relative to
 ) -> str: # Markdown
     "Where the programs of the field want the file"
-    return (f"In **A1111** copy {as_code(lora.name)} to `models/Lora` and write {as_code(f'<lora:{lora.stem}:1>')} in the prompt. In **ComfyUI** copy it to `models/loras` "
-            f"and put a **Load LoRA** node behind the checkpoint. It fits the base that it was trained on, {as_code(base.name)}, and close relatives of that.")
+    fits = f"It fits the base that it was trained on, {as_code(base.name)}, and close relatives of that."
+    nodes = f"In **ComfyUI** copy {as_code(lora.name) if info['dora'] else 'it'} to `models/loras` and put a **Load LoRA** node behind the checkpoint."
+    prompt = lambda o: f"to `models/Lora` and write {as_code(f'<lora:{o.stem}:1>')} in the prompt"
+    if not info['dora']: return f'In **A1111** copy {as_code(lora.name)} {prompt(lora)}. {nodes} {fits}'
+    return f'{_dora_in_a1111(folder/lora, prompt)} {nodes} In **Forge** copy it {prompt(lora)}. {fits}'
+
+def _dora_in_a1111(lora:Path, prompt) -> str: # Markdown
+    "What A1111 needs in place of a DoRA, which it divides by the norms of the other axis"
+    plain = plain_path(lora)
+    if not plain.is_file(): return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly: do not use {as_code(lora.name)} there. "
+                                    f"{as_code(f'automode lora convert {lora.name} --to plain --base BASE --out {plain.name}')} writes a plain LoRA for it.")
+    error = as_number(_float(read_lora_info(plain).get('automode.relative_error')))
+    differs = '' if error is None else f', {error:.1%} of its change missing'
+    return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly. There copy {as_code(f'a1111/{plain.name}')} {prompt(plain)}: "
+            f"it is a plain LoRA of nearly the same effect{differs}.")
+
+def _float(text:Any) -> float|None: # None for what is not a number
+    "A number of a file's metadata"
+    try: return float(text)
+    except (TypeError, ValueError): return None
 
 # %% ../nbs/07_card.ipynb #58928403
 def front_matter(
@@ -256,7 +277,8 @@ def _usage_section(
     note = f"\n\n{as_code(base.name)} is the base on the disk of whoever trained this; put in where you have it." if base.path else ''
     if base == ('starter', None): note = '\n\nThe base ships with automode.'
     lines = as_block(usage_lines(facts.lora, facts.info, base, prompt), 'python')
-    return f'In diffusers:\n\n{lines}{note}\n\n{where_to_put(facts.lora, base)}'
+    where = where_to_put(facts.lora, base, facts.info)
+    return f'In diffusers:\n\n{lines}{note}\n\n{where}'
 
 def _licence_section(
     told:dict, # From `base_licence`

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Sequence
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
-from .core import Problem, facts_table, pick_dtype, quiet, whole_folder
-from .layers import change_of, kind_of, open_lora, rank_of, read_layers, row_norms
-from .lora import adapter_name, base_weight, diffusers_tensors, kohya_tensors, load_lora, peft_settings, read_lora_info
-from .lora import tag_counts, with_dora_scale, write_lora
+from .core import Problem, as_path, facts_table, make_printable, pick_dtype, quiet, whole_folder
+from .layers import as_number, change_of, kind_of, open_lora, rank_of, read_layers, row_norms
+from .lora import adapter_name, base_weight, clearing, diffusers_tensors, kohya_tensors, load_lora, network_ranks, peft_settings
+from .lora import read_lora_info, tag_counts, with_dora_scale, write_lora, write_plain
 from .models import as_pipeline, load_base
 
 # %% ../nbs/06_lora_tools.ipynb #1409edd3
@@ -33,7 +35,7 @@ def info(
     "Look into a LoRA file"
     found, layers = read_lora_info(path), {}
     with open_lora(path) as f: dtypes = Counter(f.get_slice(o).get_dtype() for o in f.keys() if not o.endswith('alpha'))
-    try: layers = read_layers(path)[0]
+    try: layers = read_layers(path, say=False)[0]
     except Problem as e: found['problem'] = str(e)
     return LoraInfo(found, dtype=dtypes.most_common(1)[0][0], parts=dict(Counter(o.split('.')[0] for o in layers)),
                     tags=tag_counts(found))
@@ -49,6 +51,7 @@ def info_text(
     rank = 'whole matrices' if found['rank'] is None else f"rank {found['rank']}, alpha {found['alpha']:g}"
     if found['conv_rank']: rank += f", convolutions rank {found['conv_rank']}"
     parts = ', '.join(f'{v} in {k}' for k, v in found['parts'].items()) or str(found['layers'])
+    if found.get('settings'): rank += f" (from the settings of {found['settings']})"
     lines = [f"{adapter_name(found)}, {rank}", f"layers: {parts}",
              f"names: {found['naming']}, {found['dtype']}, {found['bytes']/1e6:.1f} MB"]
     made = [found.get(o) for o in ('modelspec.architecture', 'ss_base_model_version', 'ss_sd_model_name')]
@@ -57,8 +60,10 @@ def info_text(
     facts = [f'{v} {found[k]}' for k, v in _facts.items() if k in found]
     if facts: lines.append(f"training: {', '.join(facts)}")
     if found['tags']: lines.append('captions: ' + ', '.join(f'{k} ({v})' for k, v in list(found['tags'].items())[:most]))
+    if found.get('left_out'): lines.append(f"left out: embeddings {', '.join(found['left_out'][:most])}")
     if 'problem' in found: lines.append(f"problem: {found['problem']}")
-    return '\n'.join(' '.join(o.split()) for o in lines)            # a caption may have lines of its own
+    short = lambda o: o if len(o) <= 600 else f'{o[:600]}…'
+    return '\n'.join(make_printable(' '.join(short(o).split())) for o in lines)            # a caption may have lines of its own
 
 # %% ../nbs/06_lora_tools.ipynb #c92959d4
 def _dtype_of(
@@ -66,7 +71,9 @@ def _dtype_of(
 ) -> str: # `float16` and the like
     "The precision of a file's weights"
     with open_lora(path) as f:
-        return str(f.get_tensor(next(o for o in f.keys() if not o.endswith('alpha'))).dtype).removeprefix('torch.')
+        key = next(o for o in f.keys() if not o.endswith('alpha') and not o.startswith('bundle_emb.'))
+        kind = f.get_slice(key).get_dtype()
+    return dict(F16='float16', BF16='bfloat16').get(kind, 'float16' if kind.startswith('F8') else 'float32')    # 8 bits fit in 16
 
 def _is_sdxl(
     layers:dict, # What belongs to each layer
@@ -97,11 +104,11 @@ def _take_alphas(
 ) -> None:
     "Take noted alphas out of `B`"
     try: known = json.loads(alphas)
-    except ValueError: known = {}
+    except (ValueError, RecursionError): known = {}
     if not isinstance(known, dict): known = {}
     for layer, tensors in layers.items():
-        rank, alpha = rank_of(tensors), known.get(layer)
-        if not isinstance(alpha, (int, float)) or not alpha or 'up' not in tensors: continue
+        rank, alpha = rank_of(tensors), as_number(known.get(layer))
+        if not alpha or 'up' not in tensors: continue
         tensors['up'], tensors['alpha'] = tensors['up']/(alpha/rank), torch.tensor(float(alpha))
 
 # %% ../nbs/06_lora_tools.ipynb #ec8ebdd8
@@ -125,14 +132,17 @@ def _to_diffusers(
 def convert(
     path:str|Path, # A LoRA file
     out:str|Path, # The new `.safetensors` file
-    to:str='kohya', # `kohya` or `diffusers`
+    to:str='kohya', # `kohya`, `diffusers`, or `plain`: a plain LoRA of the same effect, for A1111, which needs `base`
     base:str|Path|None=None, # The base that it was made for; needed for DoRA, and for an SDXL of another size
     dtype:str|None=None, # Precision of kohya's file: `float32`, `float16`, `bfloat16`; None takes what it was
 ) -> Path: # The new file
     "Give a LoRA file the names that another program wants"
-    if to not in ('kohya', 'diffusers'): raise Problem(f"'{to}' is not a way to name layers; say kohya or diffusers")
+    if to not in ('kohya', 'diffusers', 'plain'): raise Problem(f"'{to}' is not a form of a LoRA file; say kohya or diffusers, or plain")
+    if to == 'plain' and base is None: raise Problem('the effect of a LoRA on its base makes it plain; give the base with --base')
+    out = as_path(out)
     model = None if base is None else load_base(base, device='cpu', dtype='float32')
     blocks = 2 if model is None else model.unet.config.layers_per_block
+    if to == 'plain': return write_plain(model, path, out, dtype=pick_dtype('cpu', dtype or _dtype_of(path)))[0]
     layers, metadata = read_layers(path, blocks)
     noted = {o: metadata.pop(o, '') for o in (*_of_diffusers, 'automode.dora_norm')}
     lengths = any({'magnitude', 'dora_scale'} & o.keys() for o in layers.values())
@@ -182,22 +192,12 @@ def merge(
                 raise Problem(f"the LoRAs are for different bases: {layer} has another size in '{path}'")
     layers = {k: dict(down=torch.cat(v['down']), up=torch.cat(v['up'], 1)) for k, v in joined.items()}
     for o in layers.values(): o['alpha'] = torch.tensor(float(len(o['down'])))
-    metadata = {k: v for k, v in read[0][1].items() if k in _of_base} | dict(_dims(layers), ss_output_name=Path(out).stem)
+    metadata = {k: v for k, v in read[0][1].items() if k in _of_base} | dict(network_ranks(layers), ss_output_name=as_path(out).stem)
     sdxl = _is_sdxl(layers, metadata)
     return write_lora(out, kohya_tensors(layers, sdxl, dtype=pick_dtype('cpu', dtype or _dtype_of(paths[0]))), metadata)
 
 _of_base = ('ss_base_model_version', 'ss_v2', 'ss_sd_model_name', 'ss_resolution', 'modelspec.sai_model_spec',
             'modelspec.architecture', 'modelspec.implementation', 'modelspec.prediction_type', 'modelspec.resolution')
-
-def _dims(
-    layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer, alpha = rank
-) -> dict[str,str]: # `ss_network_*`
-    "What kohya's tools want to know of ranks; `Dynamic` when they differ"
-    ranks = {len(o['down']) for o in layers.values() if o['down'].dim() != 4 or o['down'].shape[2:] == (1, 1)}
-    conv = {len(o['down']) for o in layers.values() if o['down'].dim() == 4 and o['down'].shape[2:] != (1, 1)}
-    say = lambda o: str(*o) if len(o) == 1 else 'Dynamic'
-    found = dict(ss_network_module='networks.lora', ss_network_dim=say(ranks or conv), ss_network_alpha=say(ranks or conv))
-    return found | (dict(ss_network_args=json.dumps(dict(conv_dim=say(conv), conv_alpha=say(conv)))) if conv else {})
 
 # %% ../nbs/06_lora_tools.ipynb #269ed8f4
 def merge_into(
@@ -208,13 +208,22 @@ def merge_into(
     dtype:str|None=None, # Precision of the new model; None takes float32
 ) -> Path: # The folder
     "Add LoRAs to a base, and write it as a diffusers model"
-    if Path(out).exists() and not (Path(out)/'model_index.json').exists() and any(Path(out).iterdir()):
+    out = as_path(out)
+    if out.exists() and not (out/'model_index.json').exists() and any(out.iterdir()):
         raise Problem(f"'{out}' is there and is no model; give another folder with --out")
     weights = _check_weights(paths, weights)
     model = load_base(base, device='cpu', dtype='float32')
     for path, weight in zip(paths, weights): load_lora(model.unet, model.text_encoders, path, weight).kept.clear()
-    with whole_folder(out) as tmp, quiet(): as_pipeline(model).to(dtype=pick_dtype('cpu', dtype)).save_pretrained(tmp)
-    return Path(out)
+    with clearing(out), whole_folder(out) as tmp, quiet():
+        as_pipeline(model).to(dtype=pick_dtype('cpu', dtype)).save_pretrained(tmp)
+        for o in tmp.glob('text_encoder*/*.safetensors'): _name_as_all_read(o)
+    return out
+
+def _name_as_all_read(path:Path) -> None:
+    "Put `text_model.` before a text encoder's names, as every program but the newest transformers expects it"
+    with safe_open(path, 'pt') as f: metadata, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
+    named = {k if k.startswith(('text_model.', 'text_projection.')) else f'text_model.{k}': v for k, v in state.items()}
+    if named.keys() != state.keys(): save_file(named, path, metadata)
 
 # %% ../nbs/06_lora_tools.ipynb #e26ce482
 def _singular(
@@ -262,5 +271,5 @@ def resize(
     layers, shares = {k: o for k, (o, _) in made.items()}, [o for _, o in made.values()]
     for o in _of_diffusers: metadata.pop(o, None)
     sdxl, dtype = _is_sdxl(layers, metadata), pick_dtype('cpu', dtype or _dtype_of(path))
-    written = write_lora(out, kohya_tensors(layers, sdxl, dtype=dtype), metadata | _dims(layers))
+    written = write_lora(out, kohya_tensors(layers, sdxl, dtype=dtype), metadata | network_ranks(layers))
     return written, sum(shares)/len(shares)

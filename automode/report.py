@@ -273,7 +273,7 @@ def usage_section(
     command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(), '--prompt', prompt,
                           '--num_images', '4', '--out', 'pictures'])
     return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{as_html(usage_lines(lora, info, base, prompt, here=True))}</code></pre>'
-            f'<p>With the command{where}:</p><pre class="wrap"><code>{as_html(command)}</code></pre><p>{_inline(where_to_put(lora, base))}</p>')
+            f'<p>With the command{where}:</p><pre class="wrap"><code>{as_html(command)}</code></pre><p>{_inline(where_to_put(lora, base, info, folder))}</p>')
 
 # %% ../nbs/11_report.ipynb #69cba12b
 def _duration(

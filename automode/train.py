@@ -30,7 +30,7 @@ from .dataset import Dataset, subject_words
 from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .fast import keep_freed_memory
 from .lock import lock_dataset
-from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora
+from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
 from .loss import stretch_to_noise
 from .models import BaseModel, load_base, set_aside
 from .monitor import Validation, draw_samples, is_sharded
@@ -218,7 +218,10 @@ def export(
         save_diffusers_lora(plan.folder/'diffusers', self.base)
         if step: write_json(plan.folder/'best'/'best.json', dict(step=step, reason=reason, file=str(
             (Run(plan.folder).best_lora if step != self.done else lora).relative_to(plan.folder))))
-        return self.write_lora(plan, lora, self.done)
+        self.write_lora(plan, lora, self.done)
+        for o in (lora, Run(plan.folder).best_lora) if self.config.use_dora else ():       # A1111 computes a DoRA in another way
+            if o.exists(): write_plain(self.base, o)
+        return lora
 
 @patch
 def write_lora(
