@@ -23,7 +23,7 @@ from psutil import AccessDenied, NoSuchProcess, Process, pid_exists
 from .batches import check_repeats
 from .cache import digest_file
 from .config import TrainConfig, check_settings
-from .core import Problem, as_path, facts_table, read_json, read_rows, write_json, write_whole
+from .core import Problem, as_path, facts_table, make_printable, read_json, read_rows, write_json, write_whole
 from .dataset import Dataset, subject_words
 from .examples import Example, find_examples, hold_out
 from .images import data_uri, open_image
@@ -454,6 +454,11 @@ def make_plan(
     "Look up the pictures, and find what cannot be before anything heavy is done"
     where, beside = (o.folder if isinstance(o, Dataset) else o and as_path(o) for o in (dataset, class_images))
     folder = as_path(out)
+    try: os.stat(folder)
+    except FileNotFoundError: pass
+    except (OSError, ValueError) as e:
+        shown = make_printable(str(folder))
+        raise Problem(f"'{shown if len(shown) <= 80 else shown[:80] + '…'}' can't be the folder of a run ({getattr(e, 'strerror', e)}); give another --out") from None
     for o in filter(None, (where, beside)): keep_apart(folder, o)
     take_from(folder, config)
     name, named = choose_name(folder, name)
