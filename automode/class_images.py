@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from .cache import digest_weights, make_key
-from .core import Problem, make_generator, progress, quiet, whole_file, write_json, writing
+from .core import Problem, as_path, make_generator, progress, quiet, whole_file, write_json, writing
 from .models import BaseModel, as_pipeline
 
 # %% ../nbs/07_class_images.ipynb #a69dc24a
@@ -39,7 +39,7 @@ def class_folder(
     "The folder of one set of class pictures"
     key = make_key({k: v for k, v in settings.items() if k != 'base'})          # a model that was moved is the same model
     words = re.sub(r'[^\w-]+', '-', settings['prompt']).strip('-')[:40]
-    return Path(folder)/f'{words}-{key[:10]}'
+    return as_path(folder)/f'{words}-{key[:10]}'
 
 # %% ../nbs/07_class_images.ipynb #ddecc82b
 def class_pictures(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from .buckets import scale_needed
 from .cache import Store, digest_file, digest_weights, make_key
-from .core import Problem, progress
+from .core import Problem, as_path, progress
 from .examples import Example, training_image, training_mask
 from .images import crop_box, to_pixel_values
 from .models import BaseModel, Encoded, at_once, encode_images, encode_prompts, tokenize
@@ -145,14 +145,16 @@ def _read_packs(
 ) -> dict[str,dict[str,torch.Tensor]]: # `hidden` and perhaps `pooled` by key
     "Find prompts in the packs"
     found = {}
-    for path in store.folder.glob('*.safetensors') if store.folder else ():
+    for path in store.folder.glob(f"{'[0-9a-f]'*32}.safetensors") if store.folder else ():
         try:
-            with safe_open(path, 'pt') as f: names = f.keys()
-        except (SafetensorError, OSError): names = list(wanted)                  # `read` throws it away
-        if not wanted & {o.partition('.')[0] for o in names}: continue
-        for name, tensor in (store.read(path.stem) or {}).items():
-            key, _, part = name.partition('.')
-            if key in wanted: found.setdefault(key, {})[part] = tensor
+            with safe_open(path, 'pt') as f: keys = {o.partition('.')[0] for o in f.keys()}
+        except FileNotFoundError: continue                                       # another process threw it away
+        except (SafetensorError, OSError): keys = set()
+        if make_key(sorted(keys)) != path.stem: store.discard(path.stem)         # a pack is named by what is in it
+        elif wanted & keys:
+            for name, tensor in (store.read(path.stem) or {}).items():
+                key, _, part = name.partition('.')
+                if key in wanted: found.setdefault(key, {})[part] = tensor
     return found
 
 # %% ../nbs/07_latents.ipynb #7f8a73fd
@@ -239,9 +241,11 @@ def fill_cache(
     batch_size:int=8, # Pictures at a time
     process_index:int=0, # Which of the processes this one is
     num_processes:int=1, # Processes that share the work
-) -> None:
+) -> list[str]: # Sentences for the user, e.g. about damaged files
     "Encode one process's share of what is missing; when all have done theirs, `make_cache` finds everything"
-    if folder is not None: encode_examples(base, examples[process_index::num_processes], flip, Store(folder), batch_size)
+    store = Store(folder)
+    if folder is not None: encode_examples(base, examples[process_index::num_processes], flip, store, batch_size)
+    return store.notes
 
 def _group(
     entries:list[dict], # `mean`, `std` and perhaps `mask` of each picture; emptied on the way
@@ -281,7 +285,8 @@ def make_cache(
     batch_size:int=8, # Pictures at a time
 ) -> Cache: # On the CPU
     "Encode every picture and every different prompt, unless that was done before"
-    both, store, text_store = [*examples, *class_examples], Store(folder), Store(folder and Path(folder)/'text')
+    folder = folder and as_path(folder)
+    both, store, text_store = [*examples, *class_examples], Store(folder), Store(folder and folder/'text')
     entries, bad = encode_examples(base, both, flip, store, batch_size)
     good = [n for n in range(len(both)) if n not in bad]
     num_instance = sum(n < len(examples) for n in good)
@@ -296,4 +301,4 @@ def make_cache(
                  encode_texts(base, prompts, text_store) if encode_text else None,
                  torch.tensor([find_time_ids(o) for o in kept], dtype=torch.float32) if base.family == 'sdxl' else None,
                  weight, [str(o.path) for o in kept], num_instance, kept,
-                 {str(both[n].path): why for n, why in bad.items()}, store.notes or text_store.notes)
+                 {str(both[n].path): why for n, why in bad.items()}, store.notes + ([] if store.trouble else text_store.notes))

@@ -15,7 +15,7 @@ from typing import Any, Callable, Mapping
 import numpy, torch
 from safetensors.torch import load, save
 
-from .core import Problem, find_folder, whole_folder, writing
+from .core import Problem, as_path, find_folder, whole_folder, writing
 from .optim import Ema, bare
 
 # %% ../nbs/07_resume.ipynb #72da30ee
@@ -104,7 +104,7 @@ def save_checkpoint(
     scaler=None, # The `GradScaler` of half precision
 ) -> Path: # The folder
     "Write all that an exact resume needs"
-    folder, tensors, inner = Path(folder), {}, bare(optimizer)
+    folder, tensors, inner = as_path(folder), {}, bare(optimizer)
     schedule = {k: v for k, v in bare(lr_scheduler).state_dict().items() if k != 'lr_lambdas'}
     tree = dict(state=state, optimizer=dict(cls=type(inner).__name__, **inner.state_dict()), lr_scheduler=schedule,
                 ema=ema and ema.state_dict(), scaler=scaler and scaler.state_dict(), random=random_states())
@@ -126,10 +126,10 @@ def read_files(
     folder:str|Path, # A checkpoint
 ) -> dict[str, bytes]: # Its files, as they were written
     "Read a checkpoint and compare it with its manifest"
-    folder = Path(folder)
+    folder = as_path(folder)
     damaged = lambda why: Damaged(f"the checkpoint '{folder}' is damaged ({why}); remove it and go on from the one before")
     try: manifest = json.loads((folder/'manifest.json').read_bytes())
-    except (OSError, ValueError) as e: raise damaged(f'manifest.json: {e}') from None
+    except (OSError, ValueError, RecursionError) as e: raise damaged(f'manifest.json: {e}') from None
     listed = manifest.get('files') if isinstance(manifest, dict) else None
     if not isinstance(listed, dict) or manifest.get('format') != 1 or set(listed) != set(FILES):
         raise damaged('manifest.json does not list its files in a form that is known here')
@@ -207,7 +207,7 @@ def load_checkpoint(
     files, inner = read_files(folder), bare(optimizer)
     weights, tensors = (load(files[o]) for o in FILES[:2])
     tree = {k: _unpack(v, tensors) for k, v in json.loads(files['state.json']).items()}
-    _check_same(Path(folder), weights, parameters, inner, tree['optimizer'])
+    _check_same(as_path(folder), weights, parameters, inner, tree['optimizer'])
     if ema and not tree['ema']:
         raise Problem(f"the checkpoint '{folder}' has no average of the weights; leave it out, or give another --out")
     with torch.no_grad():
@@ -224,7 +224,7 @@ def find_checkpoints(
     run_folder:str|Path, # A run
 ) -> list[Path]: # Its checkpoints, the oldest first, whole or not
     "List the checkpoints of a run by their steps"
-    found, folder = {}, Path(run_folder)/'checkpoints'
+    found, folder = {}, as_path(run_folder)/'checkpoints'
     for o in folder.glob('*step-*') if folder.is_dir() else ():
         name = re.fullmatch(r'(?:(step-(\d+))|\.(step-(\d+))\.old)', o.name)
         if name and o.is_dir(): found[int(name[2] or name[4])] = find_folder(folder/(name[1] or name[3]))
