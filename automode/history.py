@@ -6,7 +6,7 @@
 __all__ = ['HISTORY', 'compare_words', 'Changes', 'by_name', 'make_changes', 'open_dataset', 'undo', 'redo', 'read_history']
 
 # %% ../nbs/02_history.ipynb #8861b850
-import difflib, mmap, re
+import difflib, mmap, os, re
 from contextlib import suppress
 from pathlib import Path
 from time import strftime
@@ -126,7 +126,10 @@ def _find_history(
     folder:str|Path, # A dataset's folder
 ) -> Path: # Where it is, or will be
     "The file of the history, which is none of a stranger's links"
-    return own_path(folder, Path(HISTORY).name)
+    path = own_path(folder, Path(HISTORY).name)
+    if path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
+        raise Problem(f"'{path}' is not a file that can be read; change its rights or move it away")
+    return path
 
 def _last_line(
     folder:str|Path, # A dataset's folder
