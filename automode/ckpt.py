@@ -121,7 +121,7 @@ class _Source:
         return line
 
 # %% ../nbs/05_ckpt.ipynb #869a7fc1
-_plain_steps = '''PROTO STOP MARK POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING
+_plain_steps = '''PROTO STOP POP POP_MARK DUP NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 LONG4 BINFLOAT BINSTRING
     SHORT_BINSTRING BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE TUPLE TUPLE1 TUPLE2
     TUPLE3 EMPTY_LIST EMPTY_DICT GLOBAL STACK_GLOBAL BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT MEMOIZE'''.split()
 
@@ -134,6 +134,10 @@ class _Steps(pickle._Unpickler):           # the one in Python: its steps can be
     def refuse(self): raise ValueError('it takes a step that has no place in a file of weights')
 
     def frame(self): self.read(8)                                                         # its length, which is not needed
+
+    def mark(self):
+        if len(self.metastack) > 1000: raise ValueError('it is nested deeper than the weights of a model')
+        self.load_mark()
 
     def call(self):
         args, kind = self.stack.pop(), self.stack.pop()
@@ -176,7 +180,7 @@ class _Steps(pickle._Unpickler):           # the one in Python: its steps can be
     dispatch = dict.fromkeys(range(256), refuse) | {
         **{getattr(pickle, o)[0]: pickle._Unpickler.dispatch[getattr(pickle, o)[0]] for o in _plain_steps},
         **{getattr(pickle, k)[0]: v for k, v in dict(
-            FRAME=frame, REDUCE=call, NEWOBJ=call, NEWOBJ_EX=call_ex, BUILD=build, EMPTY_SET=leftover, FROZENSET=frozen,
+            FRAME=frame, MARK=mark, REDUCE=call, NEWOBJ=call, NEWOBJ_EX=call_ex, BUILD=build, EMPTY_SET=leftover, FROZENSET=frozen,
             ADDITEMS=add_to_set, SETITEM=set_one, SETITEMS=set_many, APPEND=lambda o: o.extend([o.stack.pop()]),
             APPENDS=lambda o: o.extend(o.pop_mark())).items()}}
 
