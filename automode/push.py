@@ -20,7 +20,7 @@ from .card import asked_for, is_own, is_private, quoted, read_facts, write_card
 from .core import HUB_ID, Problem, make_printable
 from .images import open_image, read_texts, to_png
 from .layers import open_lora
-from .lora import in_order, with_hashes
+from .lora import in_order, plain_path, with_hashes
 from .run import Run
 
 # %% ../nbs/09_push.ipynb #b198638b
@@ -110,6 +110,7 @@ def pack(
     if why: raise Problem(f"the card '{path}' {why}")
     text = re.sub(r'\n<!-- automode wrote this card: \w+ -->\n$', '', card).replace("load_lora_weights('.',", f"load_lora_weights('{repo}',")
     loras = [found.lora, found.best_lora] + [folder/'diffusers'/'pytorch_lora_weights.safetensors']*("subfolder='diffusers'" in card)
+    loras += [o for o in (plain_path(found.lora), plain_path(found.best_lora)) if o.name in card]
     cleaned = {o.relative_to(folder).as_posix(): clean_lora(o, captions) for o in loras if o.exists()}
     cleaned |= {o: clean_picture(folder/o) for o in shown_pictures(folder, card)}
     out = [f'{name}: {text}' for name, (_, texts) in cleaned.items() for text in texts]
