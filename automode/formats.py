@@ -281,7 +281,7 @@ def _table_row(row:Any, n:int, table:Path, folder:Path, columns:_Columns) -> Fou
     path = table.parent/row['file_name']
     name = path.relative_to(folder).as_posix()
     row = new_row(name, row['text']) | row | dict(file_name=name)
-    return Found(row, path) if path.is_file() else Found(row, None, f"'{path}' is not there")
+    return Found(row, path) if os.path.isfile(path) else Found(row, None, f"'{path}' is not there")
 
 # %% ../nbs/02_formats.ipynb #deb54e3d
 def find_imagefolder(
@@ -309,7 +309,7 @@ def _fill_row(found:Found, sidecars:Sidecars, notes:Notes) -> Found: # The same 
     if beside.reason or not beside.row['text']: return found._replace(reason=beside.reason, source=None if beside.reason else found.source)
     return found._replace(row=found.row | dict(text=beside.row['text']))
 
-# %% ../nbs/02_formats.ipynb #ba4d9f31
+# %% ../nbs/02_formats.ipynb #26a8e275
 _meta_names = ('meta_lat.json', 'meta_clean.json', 'meta_cap_dd.json', 'meta_cap.json') # The last of kohya's scripts first
 
 def _read_json(path:Path) -> Any: # What it holds
@@ -492,11 +492,13 @@ def _subsets(
             if not isinstance(options.get(key, kind()), kind):
                 raise Problem(f"'{path}' says {key} = {str(options[key])[:100]!r}, which is not {'a number' if kind is int else 'text'}; mend that line")
         if '\0' in options['image_dir']: raise Problem(f"'{path}' says image_dir = {options['image_dir']!r}, which is not a folder; mend that line")
-        yield options | dict(image_dir=path.parent/as_path(options['image_dir']))
+        folder = path.parent/as_path(options['image_dir'])
+        if not os.path.isdir(folder): raise Problem(f"'{path}' says image_dir = {options['image_dir'][:200]!r}, and '{str(folder)[:200]}' is not a folder; mend that line")
+        yield options | dict(image_dir=folder)
 
 _kinds = dict(image_dir=str, class_tokens=str, caption_extension=str, caption_prefix=str, caption_suffix=str, num_repeats=int)
 
-# %% ../nbs/02_formats.ipynb #615d988d
+# %% ../nbs/02_formats.ipynb #c0988227
 _taken = {*_kinds, 'is_reg', 'enable_wildcard', 'custom_attributes'}
 _flags:dict[str,Callable] = dict(shuffle_caption=lambda o: '--shuffle_tags 8', keep_tokens=lambda o: f'--keep_tags {o}', flip_aug=lambda o: '--flip_p 0.5',
     caption_dropout_rate=lambda o: f'--caption_dropout {o}', resolution=lambda o: f'--resolution {o}', batch_size=lambda o: f'--batch_size {o}',
@@ -511,7 +513,7 @@ def options_not_taken(
     if left.get('enable_bucket') is True: del left['enable_bucket']               # as automode does
     return [f'{short(k)} (use {_flags[k](short(o))})' if k in _flags else short(k) for k, o in left.items()]
 
-# %% ../nbs/02_formats.ipynb #00d326fd
+# %% ../nbs/02_formats.ipynb #79864f66
 MAX_CAPTIONS = 64 # The most that the wildcards of one line are spelled out to
 
 def spell_out(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'WAYS', 'SUFFIXES', 'read_caption_file', 'caption_lines', 'join_caption', 'caption_keys', 'Sidecars']
 
-# %% ../nbs/01_sidecars.ipynb #a4d55fcd
+# %% ../nbs/01_sidecars.ipynb #d03d6d68
 import itertools, os, re, stat, unicodedata
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Iterable
 from .core import Problem, as_path
 from .images import is_inside
 
-# %% ../nbs/01_sidecars.ipynb #ef4c4eb4
+# %% ../nbs/01_sidecars.ipynb #58f904aa
 MAX_BYTES = 1 << 20 # Size of the longest caption file
 
 def read_caption_file(
@@ -32,7 +32,7 @@ def read_caption_file(
     if '\0' in text: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8")
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
-# %% ../nbs/01_sidecars.ipynb #2b08dce8
+# %% ../nbs/01_sidecars.ipynb #7dc19cbc
 WAYS = ('first', 'each', 'all') # How several lines are read: by kohya, by OneTrainer, and by everyone else
 
 def caption_lines(
@@ -64,7 +64,7 @@ def caption_keys(
     if way == 'all': return dict(text=join_caption(lines))
     return dict(text=lines[0]) | (dict(captions=lines) if way == 'each' and len(lines) > 1 else {})
 
-# %% ../nbs/01_sidecars.ipynb #0933d320
+# %% ../nbs/01_sidecars.ipynb #227def32
 SUFFIXES = ('.txt', '.caption') # Suffixes of caption files, the preferred first
 
 def _plain(name:str) -> str: # Equal for names that look equal
@@ -114,7 +114,7 @@ class Sidecars:
             found += [os.path.join(parent, o) for o in sorted(names, key=lambda o: o != os.path.splitext(name)[0] + suffix)]
         return [Path(o) for o in found if os.path.isfile(o) and is_inside(o, self.folder)]
 
-# %% ../nbs/01_sidecars.ipynb #36eb8e96
+# %% ../nbs/01_sidecars.ipynb #0996db63
 from fastcore.basics import patch
 
 @patch
@@ -165,7 +165,7 @@ def _same_text(path:Path, text:str) -> bool: # False for a file that cannot be r
     try: return caption_lines(read_caption_file(path)) == caption_lines(text)
     except Problem: return False
 
-# %% ../nbs/01_sidecars.ipynb #ccb5deb6
+# %% ../nbs/01_sidecars.ipynb #67ad8a80
 @patch
 def unused(
     self:Sidecars,
