@@ -22,13 +22,13 @@ from .filling import Output, fill_folder, safe_name, unique_name
 from .formats import (CAPTION_COLUMNS, Found, Notes, choose_column, find_aitoolkit, find_automode, find_caption,
                               find_column, find_everydream, find_filenames, find_imagefolder, find_joepenna, find_kohya,
                               find_kohya_meta, find_kohya_toml, find_meta, find_onetrainer, find_sidecars, find_tables,
-                              first_numbered, is_ours, list_images, read_table)
+                              first_numbered, is_ours, read_table)
 from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit, write_automode, write_everydream,
                                   write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer,
                                   write_sidecars)
 from .formats_stored import find_stored, image_name, is_stored
 from .formats_tar import find_webdataset, write_webdataset
-from .images import IMAGE_SUFFIXES, Listing, is_inside, list_folder
+from .images import Listing, is_inside
 from .rows import METADATA, form_trouble, format_row, new_row, read_inside
 from .sidecars import Sidecars, caption_lines
 
@@ -116,7 +116,6 @@ def _has_joepenna(path:Path, folder:Path) -> bool: # False for `logo@2x`
 def _find_signs(
     path:Path, # What is looked at
     listing:Listing, # What is in it and below
-    but:Path|None=None, # Table to pass over
 ) -> Iterator[tuple[str,str]]: # Formats, and what was seen of each
     "Look for signs of each format in turn, the clearest first"
     images = listing.images
@@ -124,9 +123,9 @@ def _find_signs(
     if path.suffix == '.tar' or not images and any(path.glob('*.tar')): yield 'webdataset', 'there are .tar files'
     if path.suffix == '.toml': yield 'kohya-toml', 'it is a .toml file'
     if not images and is_stored(path): yield 'datasets', 'its images are in tables'
-    if path/METADATA != but and _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
-    for table in find_tables(path, but) if path.is_dir() else []: yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
-    if images and (meta := find_meta(path)): yield 'kohya-json', f"there is a '{meta.name}'"
+    if path/METADATA in listing.texts and _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
+    for table in find_tables(listing.texts): yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
+    if images and (meta := find_meta(path, listing.texts)): yield 'kohya-json', f"there is a '{meta.name}'"
     if (path/'dataset.toml').is_file() and not numbered: yield 'kohya-toml', 'there is a dataset.toml, and no numbered folders'
     if numbered: yield 'kohya', f"there is a folder '{numbered}'"
     if any(o.stem.endswith('-masklabel') for o in listing.masks.values()): yield 'onetrainer', 'there are masks called -masklabel'
@@ -148,16 +147,16 @@ class Detected(NamedTuple):
 
 def detect_format(
     path:str|Path, # A folder, a `.tar` or a `.toml`
-    but:Path|None=None, # Table to pass over
+    notes:Notes|None=None, # Keeps what the folder holds, so that it is listed once
 ) -> Detected: # What it is
     "Find out how the captions in `path` are kept"
-    path = as_path(path)
+    path, notes = as_path(path), notes or Notes()
     if not path.exists() and is_stored(path): return Detected('datasets', 'an id of the Hub')
     if not path.exists(): raise Problem(f"'{path}' is not there; check its spelling")
     if path.is_file() and path.suffix.lower() not in ('.tar', '.toml', '.parquet'):
         raise Problem(f"'{path}' is a file; give a folder, a .tar, a .toml or a .parquet")
-    listing = list_folder(path) if path.is_dir() else Listing([], {}, [], {})
-    for name, reason in _find_signs(path, listing, but): return Detected(name, reason)
+    listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
+    for name, reason in _find_signs(path, listing): return Detected(name, reason)
     raise Problem(f"there are no pictures in '{path}'; give a folder with .jpg, .png or .webp files, or with .tar files")
 
 # %% ../nbs/03_convert.ipynb #6eea0e14
@@ -167,9 +166,9 @@ def _find(path:str|Path, seen:Detected, notes:Notes, asked:bool, options:dict) -
     given = options | dict(notes=notes, keep_others=not asked)
     return find(path, **{k: o for k, o in given.items() if k in inspect.signature(find).parameters})
 
-def _see(path:str|Path, from_:str|None, but:Path|None=None) -> Detected: # As asked, or as found
+def _see(path:str|Path, from_:str|None, notes:Notes|None=None) -> Detected: # As asked, or as found
     "Decide what `path` is"
-    if from_ is None: return detect_format(path, but)
+    if from_ is None: return detect_format(path, notes)
     if from_ not in formats: raise Problem(f"'{from_}' is not a format that can be read; say one of {', '.join(formats)}")
     if not as_path(path).exists() and from_ != 'datasets': raise Problem(f"'{path}' is not there; check its spelling")
     return Detected(from_, 'as asked')
@@ -182,7 +181,7 @@ def find_pictures(
     "Go through the captioned pictures in `path`, whatever the format"
     return _find(path, _see(path, from_), Notes(), bool(from_), options)
 
-# %% ../nbs/03_convert.ipynb #f2587e37
+# %% ../nbs/03_convert.ipynb #39fb3063
 _titles = {'automode': 'a dataset of automode', 'imagefolder': 'an imagefolder', 'kohya': 'kohya folders', 'kohya-toml': "kohya's dataset TOML",
            'kohya-json': "captions of kohya's scripts", 'sidecars': 'images', 'onetrainer': 'images for OneTrainer', 'ai-toolkit': 'images for ai-toolkit',
            'webdataset': 'tar files', 'datasets': 'a dataset of the datasets library', 'filenames': 'captions as file names', 'joepenna': "names by JoePenna's rules", 'everydream': 'names for EveryDream2'}
@@ -216,10 +215,10 @@ class Reading:
         left = '; '.join(_say_left_out(k, o) for k, o in self.left_out.items())
         return text + (f'; left out: {left}' if left else '')
 
-# %% ../nbs/03_convert.ipynb #6573d742
+# %% ../nbs/03_convert.ipynb #2b053f13
 def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading: # With everything that was passed over
     "Put together what is said of a folder"
-    listing = list_folder(path) if path.is_dir() else Listing([], {}, [], {})
+    listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
     short = lambda o: o.relative_to(path).as_posix()
     tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables and o.name != 'changed.jsonl']
     left_out = {'files by suffix': [short(o) for o in listing.left_out], 'tables and settings not read': list(map(short, tables))}
@@ -232,7 +231,7 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
     dataset = Dataset.start(folder)
     notes.tables.add(folder/METADATA)
     notes.captions[METADATA] += any(o.get('text') for o in dataset)
-    images = list_images(folder)
+    images = notes.look_into(folder).images
     notes.add('text files that belong to no image', *(o.relative_to(folder).as_posix() for o in Sidecars(folder, images).unused()))
     return dataset
 
@@ -243,10 +242,10 @@ def read_folder(
     **options:Any, # `token`, `class_word`, `text_column`: passed on to the readers that take them
 ) -> Reading: # What it is, with its rows; nothing is written
     "Decide what a folder is, and read it; every command reads folders with this"
-    path, notes, options = as_path(path), Notes(), options | dict(but=but)
+    path, notes = as_path(path), Notes(but)
     if not path.exists() and is_stored(path):
         raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert {path} OUT --to automode")
-    seen = _see(path, from_, but)
+    seen = _see(path, from_, notes)
     folder = path if path.is_dir() else path.parent
     advice = f"make a dataset of them with: automode convert {path} OUT --to automode"
     if seen.name in ('webdataset', 'datasets'): raise Problem(f"the images of '{path}' are not files; {advice}")
@@ -413,7 +412,8 @@ def convert(
     "Bring captioned pictures from any format to any other; the same again goes on where it was killed"
     src, out = as_path(src), as_path(out)
     options = Options(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
-    seen, asked, notes = _see(src, from_), bool(from_), Notes()
+    asked, notes = bool(from_), Notes()
+    seen = _see(src, from_, notes)
     from_ = seen.name
     to = to or ('automode' if from_.startswith('kohya') else 'kohya')
     _check_asked(src, out, to, options)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_BYTES', 'WAYS', 'SUFFIXES', 'read_caption_file', 'caption_lines', 'join_caption', 'caption_keys', 'Sidecars']
 
-# %% ../nbs/01_sidecars.ipynb #ef5cb6bc
+# %% ../nbs/01_sidecars.ipynb #d03d6d68
 import itertools, os, re, stat, unicodedata
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Iterable
 from .core import Problem, as_path
 from .images import is_inside
 
-# %% ../nbs/01_sidecars.ipynb #5c2b6b92
+# %% ../nbs/01_sidecars.ipynb #58f904aa
 MAX_BYTES = 1 << 20 # Size of the longest caption file
 
 def read_caption_file(
@@ -32,7 +32,7 @@ def read_caption_file(
     if '\0' in text: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8")
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
-# %% ../nbs/01_sidecars.ipynb #a77e9f93
+# %% ../nbs/01_sidecars.ipynb #7dc19cbc
 WAYS = ('first', 'each', 'all') # How several lines are read: by kohya, by OneTrainer, and by everyone else
 
 def caption_lines(
@@ -64,7 +64,7 @@ def caption_keys(
     if way == 'all': return dict(text=join_caption(lines))
     return dict(text=lines[0]) | (dict(captions=lines) if way == 'each' and len(lines) > 1 else {})
 
-# %% ../nbs/01_sidecars.ipynb #3e7bf184
+# %% ../nbs/01_sidecars.ipynb #227def32
 SUFFIXES = ('.txt', '.caption') # Suffixes of caption files, the preferred first
 
 def _plain(name:str) -> str: # Equal for names that look equal
@@ -114,7 +114,7 @@ class Sidecars:
             found += [os.path.join(parent, o) for o in sorted(names, key=lambda o: o != os.path.splitext(name)[0] + suffix)]
         return [Path(o) for o in found if os.path.isfile(o) and is_inside(o, self.folder)]
 
-# %% ../nbs/01_sidecars.ipynb #5735c2fd
+# %% ../nbs/01_sidecars.ipynb #0996db63
 from fastcore.basics import patch
 
 @patch
@@ -123,7 +123,10 @@ def find(
     image:Path, # Path of an image
 ) -> Path|None: # Path of the file whose text counts; None without one
     "Find the caption file of `image`: the preferred one that is not blank"
-    found = self.candidates(image)
+    return _choose(self.candidates(image))
+
+def _choose(found:list[Path]) -> Path|None: # The first where all are blank
+    "Choose the first caption file that is not blank"
     return next((o for o in found if len(found) == 1 or _has_text(o)), found[0] if found else None)
 
 def _has_text(path:Path) -> bool: # True as well for a file that cannot be read, so that it is named
@@ -137,11 +140,12 @@ def read(
     image:Path, # Path of an image
 ) -> str: # Text of its caption file; empty without one
     "Read the caption file of `image`; one that cannot be read is a `Problem`"
-    path = self.find(image)
+    found = self.candidates(image)
+    path = _choose(found)
     if path is None: return ''
     text = read_caption_file(path)
     if text.strip(): self.used[path.suffix.lower()] += 1
-    for other in self.candidates(image):
+    for other in found:
         if other != path and not self._is_crop(image, other) and _has_text(other) and not _same_text(other, text):
             self.notes.append(f"'{self._short(other)}' says something else than '{self._short(path)}', which was read")
     return text
@@ -161,7 +165,7 @@ def _same_text(path:Path, text:str) -> bool: # False for a file that cannot be r
     try: return caption_lines(read_caption_file(path)) == caption_lines(text)
     except Problem: return False
 
-# %% ../nbs/01_sidecars.ipynb #b87804ac
+# %% ../nbs/01_sidecars.ipynb #67ad8a80
 @patch
 def unused(
     self:Sidecars,

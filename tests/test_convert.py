@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import pytest
 
-from automode.convert import convert
+from automode.convert import convert, read_folder
 from automode.core import Problem, data_path
 from automode.dataset import Dataset, new_row
 from automode.filling import fill_folder
@@ -93,3 +93,64 @@ def test_webdataset_reads_our_shards(source, tmp_path):
     for sample in read:
         row = json.loads(sample['json'])
         assert sample['png'] == (source/row['file_name']).read_bytes() and sample['txt'].decode() == row['text']
+
+def automode(*args):
+    "Run the command; what it prints"
+    done = subprocess.run([sys.executable, '-m', 'automode.cli', *map(str, args)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+def put(folder, texts, *images):
+    "A folder of sample images and texts"
+    for n, name in enumerate(images):
+        (folder/name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SAMPLES[n % len(SAMPLES)], folder/name)
+    for name, text in texts.items(): (folder/name).write_text(text)
+    return folder
+
+WAYS = {'caption file of two lines': ({'0.caption': 'a red hat', '1.caption': 'a hat\na second line'}, ['0.png', '1.png'], ['a red hat', 'a hat, a second line']),
+        'one tag a line': ({'0.txt': '1girl\nsolo\nred hat\n'}, ['0.png'], ['1girl, solo, red hat']),
+        'paragraphs': ({'0.txt': 'A fox sits.\n\nIt looks at the moon.\n'}, ['0.png'], ['A fox sits. It looks at the moon.']),
+        'names of downloaders': ({'0.png.txt': 'number 0', '1.TXT': 'number 1'}, ['0.png', '1.png'], ['number 0', 'number 1']),
+        'a column prompt': ({'metadata.jsonl': '{"file_name": "0.png", "prompt": "my words"}'}, ['0.png'], ['my words']),
+        'a CSV of a spreadsheet': ({'metadata.csv': 'Image;Caption\n0.png;a red hat, worn\n'}, ['0.png'], ['a red hat, worn']),
+        'a split': ({'train/metadata.jsonl': '{"file_name": "0.png", "text": "my words"}'}, ['train/0.png'], ['my words']),
+        'JSON of kohya': ({'meta_lat.json': '{"/x/0.png": {"caption": "my words", "tags": "a, b"}}'}, ['0.png'], ['my words, a, b']),
+        'TOML without a suffix': ({'dataset.toml': '[[datasets]]\n[[datasets.subsets]]\nimage_dir = "x"\nclass_tokens = "sks"', 'x/0.txt': 'my words'}, ['x/0.png'], ['my words']),
+        'years': ({}, ['2023_paris/0.png', '2024_rome/1.png', 'home/2.png'], ['', '', '']),
+        'masks': ({'0.txt': 'a thing'}, ['0.png', '0-masklabel.png'], ['a thing'])}
+
+@pytest.mark.parametrize('way', WAYS)
+def test_every_word_arrives(tmp_path, way):
+    texts, images, wanted = WAYS[way]
+    folder = put(tmp_path/'in', texts, *images)
+    reading = read_folder(folder)
+    assert [o['text'] for o in reading.dataset] == wanted and not reading.dataset.bad
+    assert 'converted' in automode('convert', folder, tmp_path/'out', '--to', 'automode')
+    assert [o['text'] for o in Dataset.read(tmp_path/'out')] == wanted
+
+def test_what_is_not_understood_is_named(tmp_path):
+    texts = {'metadata.csv': 'file_name,text\n0.png,1girl, solo\n1.png,a hat\n', 'lost.txt': 'words', 'notes.json': '{}'}
+    reading = read_folder(put(tmp_path, texts, '0.png', '1.png'))
+    assert [o['text'] for o in reading.dataset] == ['a hat']
+    assert 'metadata.csv line 2' in reading.dataset.bad['0.png'] and 'quotes' in reading.dataset.bad['0.png']
+    assert 'lost.txt' in str(reading) and 'notes.json' in str(reading)
+
+def test_damaged_tables_end_with_a_sentence(tmp_path):
+    "Each mutation is read, or refused with a `Problem`"
+    rng, seeds = random.Random(0), {
+        'metadata.csv': b'file_name,text,repeats\na.png,"a hat, red",3\n', 'metadata.jsonl': b'{"file_name": "a.png", "text": ["a"], "repeats": 3}\n',
+        'meta_cap.json': b'{"/x/a.png": {"caption": "a", "tags": ["b"]}}', 'a.txt': b'a fox\non grass',
+        'dataset.toml': b'[general]\nenable_wildcard = true\n[[datasets]]\n[[datasets.subsets]]\nimage_dir = "."\nnum_repeats = 3\nclass_tokens = "x"\n'}
+    odd = [b'\0', b'[' * 60_000, b'{' * 2000, b'9' * 5000, b'1e999', b'null', b'\xff', b'"\\ud83d"', b'..', b'/etc/passwd', b'"', b',', b';', b'\n', b'{}', b'[]']
+    put(tmp_path, {}, 'a.png')
+    for n in range(300):
+        name = rng.choice(list(seeds))
+        data = seeds[name]
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(data) + 1)
+            data = data[:at] + rng.choice(odd) + data[at + rng.choice((0, 1, 5)):]
+        (tmp_path/name).write_bytes(data)
+        try: str(read_folder(tmp_path))
+        except Problem: pass
+        (tmp_path/name).unlink()
