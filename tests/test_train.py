@@ -1,5 +1,6 @@
 """Training as it is used: killed, gone on with, by several processes, again from its own config"""
 import json, os, random, re, shutil, signal, subprocess, sys, sysconfig, time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -96,22 +97,54 @@ def test_a_longer_run_goes_on(place):
     assert same(place/'whole/fox.safetensors', place/'longer/fox.safetensors')
 
 def test_its_own_config_is_enough(place):
-    train('--config', 'whole/config.json', '--out', 'again', '--device', 'cpu', cwd=place)
-    assert same(place/'whole/fox.safetensors', place/'again/fox.safetensors')
+    (place/'elsewhere').mkdir()
+    said = train('--config', '../whole/config.json', '--out', 'again', '--device', 'cpu', cwd=place/'elsewhere')       # its paths are found again
+    assert f"dataset 'pictures' of that run is '{place/'pictures'}'" in said
+    assert same(place/'whole/fox.safetensors', place/'elsewhere/again/fox.safetensors')
+
+def test_a_wrong_config_is_one_sentence(place):
+    known = json.loads((place/'whole/config.json').read_text())
+    for wrong, named in ((dict(rank=[4], seed='x', flip_p=50), ("rank must be a whole number, got [4]", "seed must be a whole number, got 'x'", 'flip_p is 50')),
+                         (dict(learning_rate=float('nan'), dataset=5), ('learning_rate is nan', 'dataset must be text, got 5'))):
+        (place/'wrong.json').write_text(json.dumps(known | wrong))
+        said = train('--config', 'wrong.json', '--out', 'wrong', cwd=place, code=1)
+        assert len(said.splitlines()) == 1 and all(o in said for o in named), said
+    (place/'wrong.json').write_text('{"base": ' + '['*100_000 + ']'*100_000 + '}')
+    said = train('--config', 'wrong.json', '--out', 'wrong', cwd=place, code=1)
+    assert len(said.splitlines()) == 1 and 'wrong.json' in said
+    assert not (place/'wrong').exists()
+
+def test_other_settings_on_the_way_are_said(place):
+    "What may change counts from there on, what may not is refused, and nothing is dropped in silence"
+    shutil.copytree(place/'whole', place/'other')
+    said = train('pictures', '--out', 'other', *changed(SHORT, max_train_steps=9, batch_size=1, save_every_steps=3), '--gradient_accumulation_steps', '1', cwd=place)
+    for o in ('max_train_steps is 9 from here on, it was 8', 'save_every_steps is 3 from here on, it was 4', 'a step of this run has 2 images and keeps them',
+              'batch_size is 1 from here on, it was 2', 'going on from step 8'): assert o in said, said
+    said = train('pictures', '--out', 'other', *changed(SHORT, rank=3), '--learning_rate', '.1', cwd=place, code=1)
+    assert 'with rank=2, not 3' in said and 'not 0.1' in said and len(said.splitlines()) == 1
+    for wrong, named in ((dict(name='x'*250), 'name must be at most 200 bytes, got 250'), (dict(name='a/b'), "name must not have '/' in it")):
+        said = train('pictures', '--out', 'named', *changed(SHORT, **wrong), cwd=place, code=1)
+        assert named in said and len(said.splitlines()) == 1 and not (place/'named').exists()
 
 def test_a_full_disk_keeps_the_checkpoint(place):
-    "No room for the second checkpoint: one sentence, and the first one is gone on from"
+    "A disk that is too small is refused before the first step; one that fills up later costs one sentence, and the first checkpoint is resumed from"
     disk = place/'disk'
     disk.mkdir()
-    size = sum(o.stat().st_size for o in (place/'whole/checkpoints/step-000008').iterdir()) // 1024
-    lora = (place/'whole/fox.safetensors').stat().st_size // 1024                          # each checkpoint leaves one
     mount = lambda o: subprocess.run(['mount', '-t', 'tmpfs', '-o', o, 'tmpfs', str(disk)], capture_output=True).returncode == 0
-    if not mount(f'size={size * 3 // 2 + lora + 200}k'): pytest.skip('a small disk can only be made by root')
+    size = sum(o.stat().st_size for o in (place/'whole/checkpoints/step-000008').iterdir()) // 1024
+    if not mount(f'size={size * 3 // 2 + 200}k'): pytest.skip('a small disk can only be made by root')
     try:
         said = train('pictures', '--out', 'disk/run', *SHORT, cwd=place, code=1).splitlines()
-        assert re.match(r"automode train: .*step-000008.*No space left", said[-1]) and not any('Traceback' in o for o in said)
-        assert [o.name for o in (disk/'run/checkpoints').iterdir()] == ['step-000004']
+        assert re.match(r"automode train: the checkpoints and LoRA files of this run need [\d,]+ bytes, and the disk of 'disk/run' has [\d,]+ free", said[-1])
+        assert not steps(disk/'run') and not list((disk/'run').glob('checkpoints/*'))
         assert mount('remount,size=64m')
+        process = begin(COMMAND, 'train', 'pictures', '--out', 'disk/run', *SHORT, cwd=place)
+        wait_for(lambda: (disk/'run/checkpoints/step-000004').exists(), process)
+        with suppress(OSError): (disk/'filler').write_bytes(bytes(64 << 20))
+        said = process.communicate(timeout=300)[0].splitlines()
+        assert process.returncode == 1 and re.match(r"automode train: .*No space left", said[-1]) and not any('Traceback' in o for o in said)
+        assert [o.name for o in (disk/'run/checkpoints').iterdir()] == ['step-000004']
+        (disk/'filler').unlink()
         assert 'going on from step 4' in train('pictures', '--out', 'disk/run', *SHORT, cwd=place)
         assert same(place/'whole/fox.safetensors', disk/'run/fox.safetensors')
         assert steps(place/'whole') == steps(disk/'run')
