@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HUB_ID', 'make_printable', 'Problem', 'one_line', 'as_html', 'whole_file', 'write_whole', 'writing', 'find_folder',
-           'whole_folder', 'parse_json', 'write_json', 'read_json', 'read_file', 'append_row', 'read_rows',
+           'whole_folder', 'is_deep', 'parse_json', 'write_json', 'read_json', 'read_file', 'append_row', 'read_rows',
            'pick_device', 'pick_dtype', 'make_generator', 'set_seed', 'progress', 'quiet', 'as_path', 'data_path',
            'find_model', 'loading', 'facts_table', 'widget_source']
 
@@ -161,7 +161,9 @@ def whole_folder(
 # %% ../nbs/00_core.ipynb #d32cc305
 _DEEPEST = 100 # Levels of brackets
 
-def _is_deep(value:Any) -> bool:
+def is_deep(
+    value:Any, # Lists and dicts in each other
+) -> bool: # Deeper than any settings are
     "Are there more than `_DEEPEST` levels in `value`?"
     level = [value]
     for _ in range(_DEEPEST + 1):
@@ -185,7 +187,7 @@ def parse_json(
     "Read JSON; what is nested more than 100 deep, or holds a number that no float can hold, is a `ValueError`"
     try: found = json.loads(text, parse_int=_bounded(int), parse_float=_bounded(float), parse_constant=parse_constant)
     except RecursionError: raise ValueError(f'it is nested more than {_DEEPEST} deep') from None
-    if sum(text.count(o if isinstance(text, str) else o.encode()) for o in '[{') > _DEEPEST and _is_deep(found):
+    if sum(text.count(o if isinstance(text, str) else o.encode()) for o in '[{') > _DEEPEST and is_deep(found):
         raise ValueError(f'it is nested more than {_DEEPEST} deep')
     return found
 

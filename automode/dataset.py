@@ -7,15 +7,15 @@ __all__ = ['REJECTED', 'Dataset', 'read_settings', 'write_settings', 'foreign_va
            'read_sidecars', 'subject_words', 'training_prompt']
 
 # %% ../nbs/02_dataset.ipynb #68c7409d
-import filecmp, functools, html, os, re, shutil, threading
+import filecmp, functools, os, re, shutil, threading
 from pathlib import Path
 from typing import Iterable
 
 from fastcore.basics import patch
 from PIL import Image, ImageColor
 
-from .core import Problem, progress, read_json, whole_file, write_json, write_whole, writing
-from .images import check_images, data_uri, find_images, image_grid, is_inside, link_trouble, open_image
+from .core import Problem, as_html, progress, read_json, whole_file, write_json, write_whole, writing
+from .images import check_images, data_uri, find_images, image_grid, is_inside, link_trouble, list_folder, open_image
 from .lock import lock_dataset, own_path
 from .sidecars import Sidecars, caption_keys
 from .rows import (METADATA, STATUSES, by_person, format_row, make_seeker, merge_row, new_row, parse_metadata, parse_row, picture_key,
@@ -365,7 +365,7 @@ def start(
     folder = Path(folder)
     names, links = _picture_names(folder)
     dataset = cls.read(folder, again=True) if (folder/METADATA).exists() else cls(folder)
-    known = {picture_key(o) for o in dataset}
+    known = {picture_key(o) for o in dataset} | _names_of_broken(dataset._known or b'')
     names = [o for o in names if o not in known]
     texts, bad = _sidecars(folder, names)
     for name in names:
@@ -373,6 +373,11 @@ def start(
         elif name not in bad: dataset.rows.append(new_row(name, texts.get(name, '')))
     dataset.bad = links | dataset.bad | bad
     return dataset
+
+def _names_of_broken(data):
+    "Names of the images whose row in `data` cannot be used, so that none of them is taken for a new image"
+    parsed = map(parse_row, data.splitlines())
+    return {picture_key(row) for row, trouble in parsed if trouble and row and isinstance(row.get('file_name'), str)}
 
 def _is_utf8(
     name:str, # A `file_name`
@@ -403,10 +408,10 @@ def _card(
     except Problem: picture = ''
     picture = picture or '<div style="width:96px;height:96px;border:1px dashed #888">unreadable</div>'
     score, fade = row.get('score'), ';opacity:.4' if row.get('status') == 'excluded' else ''
-    notes = [html.escape(str(row.get('status') or ''))]
+    notes = [as_html(row.get('status') or '')]
     if isinstance(score, (int, float)): notes.append(f'{score:.2f}')
-    return (f'<figure style="width:112px;margin:0{fade}" title="{html.escape(row["file_name"])}">{picture}'
-            f'<figcaption>{html.escape(row.get("text") or "no caption yet")}<br>'
+    return (f'<figure style="width:112px;margin:0{fade}" title="{as_html(row["file_name"])}">{picture}'
+            f'<figcaption>{as_html(row.get("text") or "no caption yet")}<br>'
             f'<small style="opacity:.7">{", ".join(notes)}</small></figcaption></figure>')
 
 @patch
@@ -417,7 +422,7 @@ def _repr_html_(
     cards = ''.join(_card(self, o) for o in self.rows[:24])
     more = f'<p>and {len(self) - 24} more</p>' if len(self) > 24 else ''
     style = 'display:flex;flex-wrap:wrap;gap:12px;line-height:1.3;overflow-wrap:anywhere'
-    return f'<p>{html.escape(self.summary())}</p><div style="{style}">{cards}</div>{more}'
+    return f'<p>{as_html(self.summary())}</p><div style="{style}">{cards}</div>{more}'
 
 # %% ../nbs/02_dataset.ipynb #4390e2ac
 @patch
@@ -460,10 +465,11 @@ def copy(
     if os.path.realpath(out) == os.path.realpath(self.folder): return self
     if is_inside(out, self.folder): raise Problem(f"'{out}' lies inside '{self.folder}'; give a folder outside of it")
     there = Dataset.read(out) if (out/METADATA).exists() else Dataset(out)
-    known = {picture_key(o) for o in there}
+    known, masks = {picture_key(o) for o in there}, list_folder(self.folder).masks
     for row in progress(self.rows, 'copying pictures'):
         if row['file_name'] in self.bad: continue
         _copy_file(self.path(row), there.path(row))
+        if mask := masks.get(self.path(row)): _copy_file(mask, there.path(row).with_name(mask.name))
         there.bad.pop(row['file_name'], None)
         if picture_key(row) not in known: there.rows.append(dict(row))
     there.bad |= _reasons(self)

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
-from .core import Problem, as_path, make_printable
+from .core import Problem, as_path, is_deep, make_printable
 from .dataset import Dataset
 from .filling import Part
 from .images import Listing, find_images, is_inside, list_folder
@@ -480,10 +480,12 @@ def _read_toml(
     except ImportError:
         try: import tomli as tomllib
         except ImportError: raise Problem("reading TOML with Python 3.10 needs tomli; run: pip install tomli") from None
-    try: return tomllib.loads(path.read_text(encoding='utf-8-sig'))
+    try: found = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except FileNotFoundError: raise Problem(f"'{path}' is not there; check its spelling") from None
     except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights") from e
     except (ValueError, RecursionError) as e: raise Problem(f"'{path}' is not readable TOML ({str(e)[:100]}); mend that line") from None
+    if is_deep(found): raise Problem(f"'{path}' is nested more than 100 deep; mend it")
+    return found
 
 def _subsets(
     path:Path, # A dataset TOML

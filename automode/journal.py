@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, Iterable, Iterator, Sequence
 
 from .blip import Captioned
-from .core import Problem, write_json, writing
+from .core import Problem, parse_json, write_json, writing
 from .dataset import Dataset
 from .lock import own_path
 from .rows import by_person, row_trouble
@@ -101,7 +101,7 @@ class Journals:
             end = new.rfind(b'\n') + 1
             self.read_to[path] = self.read_to.get(path, 0) + end
             for line in new[:end].splitlines():
-                try: entry = json.loads(line)
+                try: entry = parse_json(line)
                 except ValueError: continue                                     # half a line, and the batch will be done again
                 if not isinstance(entry, dict): continue
                 rows, bad = entry.get('rows'), entry.get('bad')
@@ -112,7 +112,7 @@ class Journals:
     def read_plan(self) -> dict: # Empty when there is none
         "What a run that was stopped was about"
         path = own_path(self.dataset, 'captions', 'plan.json')
-        try: plan = json.loads(path.read_bytes())
+        try: plan = parse_json(path.read_bytes())
         except (OSError, ValueError): return {}
         return plan if isinstance(plan, dict) and isinstance(plan.get('batches'), list) else {}
 

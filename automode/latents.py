@@ -6,7 +6,7 @@
 __all__ = ['mask_values', 'encode_examples', 'encode_texts', 'Cache', 'find_time_ids', 'fill_cache', 'make_cache']
 
 # %% ../nbs/07_latents.ipynb #abacc4a3
-import os
+import math, os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -267,10 +267,11 @@ def _group(
 def _number_prompts(
     examples:Sequence[Example], # Pictures with their prompts
 ) -> tuple[list[str],torch.Tensor]: # Different prompts, the empty one last; the numbers of each picture's, `(n, variants)`
-    "Give every different prompt a number; who has fewer than others has them several times"
+    "Give every different prompt a number; an image with fewer than others has each of them about equally often"
     own = [o.prompts or (o.prompt,) for o in examples]
     prompts = list(dict.fromkeys(o for several in own for o in several))
-    index, variants = {o: n for n, o in enumerate(prompts)}, max(map(len, own))
+    index, most = {o: n for n, o in enumerate(prompts)}, max(map(len, own))
+    variants = min(math.lcm(*map(len, own)), 16*most)
     return [*prompts, ''], torch.tensor([[index[several[n % len(several)]] for n in range(variants)] for several in own])
 
 # %% ../nbs/07_latents.ipynb #a038382e

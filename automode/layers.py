@@ -110,6 +110,7 @@ def layer_name(
     layers_per_block:int=2, # As in the unet's settings
 ) -> str|None: # Our name of it; None for a layer of another family of models
     "Read a layer's name: kohya's, diffusers', ComfyUI's, PEFT's own, or one without a prefix"
+    if len(name) > 300: return None
     name = re.sub(r'(^|\.)base_model\.model\.', r'\1', name)
     if prefix := next((o for o in _prefixes if name.startswith(o)), None):
         part, path = _prefixes[prefix], with_dots(name.removeprefix(prefix))

@@ -63,7 +63,7 @@ def _value_trouble(row:dict) -> str: # What is wrong; empty when nothing is
             if not isinstance(row.get(key), (str, type(None))): return _not('text', row, key)
         if not isinstance(row.get('score'), (int, float, type(None))): return _not('a number', row, 'score')
         if not _is_texts(captions) and captions is not None: return _not('a list of texts', row, 'captions')
-        if 'repeats' in row and type(row['repeats']) is not int: return _not('a whole number', row, 'repeats')
+        if row.get('repeats') is not None and type(row['repeats']) is not int: return _not('a whole number', row, 'repeats')
     if type(row.get('repeats')) is int and row['repeats'] > MOST_REPEATS: return _not(f'at most {MOST_REPEATS:,}', row, 'repeats')
     for key, value in (*((o, row.get(o)) for o in _TEXTS), *(('captions', o) for o in (captions if _is_texts(captions) else ()))):
         if isinstance(value, str) and not value.isascii() and re.search('[\ud800-\udfff]', value): return f'the "{key}" of {row["file_name"]!r} holds half a character'

@@ -8,7 +8,7 @@ __all__ = ['ON_RESUME', 'NAME_BYTES', 'Tail', 'run_folder', 'Run', 'read_config'
            'check_name', 'choose_name', 'Plan', 'make_plan', 'start_run']
 
 # %% ../nbs/07_run.ipynb #e3b2f45a
-import hashlib, html, json, math, os, re, socket, time, unicodedata
+import hashlib, json, math, os, re, socket, time, unicodedata
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -23,7 +23,7 @@ from psutil import AccessDenied, NoSuchProcess, Process, pid_exists
 from .batches import check_repeats
 from .cache import digest_file
 from .config import TrainConfig, check_settings
-from .core import Problem, as_path, facts_table, make_printable, read_json, read_rows, write_json, write_whole
+from .core import Problem, as_html, as_path, facts_table, make_printable, read_json, read_rows, write_json, write_whole
 from .dataset import Dataset, subject_words
 from .examples import Example, find_examples, hold_out
 from .images import data_uri, open_image
@@ -283,7 +283,7 @@ def _repr_html_(self:Run) -> str: # HTML
              'LoRA': self.lora if self.lora.exists() else None}
     if now['losses']: self.plot().savefig(figure, format='png')
     curve = f'<img alt="the loss over the steps" src="{data_uri(Image.open(figure).convert("RGB"), 400)}">' if now['losses'] else ''
-    shown = ''.join(f'<figure style="margin:0"><img alt="" src="{uri}"><figcaption>{html.escape(label)}</figcaption></figure>'
+    shown = ''.join(f'<figure style="margin:0"><img alt="" src="{uri}"><figcaption>{as_html(label)}</figcaption></figure>'
                     for label, uri in self.first_and_last())
     row = 'display:flex;flex-wrap:wrap;gap:16px;align-items:flex-start'
     return f'<div style="{row}">{facts_table(facts)}{curve}</div><div style="{row}">{shown}</div>'

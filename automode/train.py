@@ -364,7 +364,7 @@ def is_done(
     if name not in (None, run.config['name']): return False
     wanted = max(max_train_steps or 0, run.config.get('max_train_steps') or 0)
     try: return int(read_lora_info(run.lora).get('ss_steps', wanted)) >= wanted
-    except (Problem, ValueError): note(f"'{run.lora}' is damaged, and written again")
+    except (Problem, ValueError, TypeError): note(f"'{run.lora}' is damaged, and written again")
     return False
 
 def bytes_to_write(
