@@ -57,8 +57,9 @@ _TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Keys whose value
 
 def _value_trouble(row:dict) -> str: # What is wrong; empty when nothing is
     "Say which value of `row` is not of its kind; columns that automode did not write may hold anything"
-    ours, captions = 'auto_text' in row, row.get('captions')
-    if ours:
+    captions = row.get('captions')
+    if not isinstance(row.get('auto_text'), (str, type(None))): return _not('text', row, 'auto_text')
+    if row.get('captioner'):                                # a row that no captioner of ours has seen may have a score of its own
         for key in _TEXTS:
             if not isinstance(row.get(key), (str, type(None))): return _not('text', row, key)
         if not isinstance(row.get('score'), (int, float, type(None))): return _not('a number', row, 'score')
