@@ -29,7 +29,7 @@ from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit,
 from .formats_stored import find_stored, image_name, is_stored
 from .formats_tar import find_webdataset, write_webdataset
 from .images import Listing, is_inside
-from .rows import METADATA, form_trouble, format_row, new_row, read_inside
+from .rows import METADATA, row_trouble, form_trouble, format_row, new_row, read_inside
 from .sidecars import Sidecars, caption_lines
 
 # %% ../nbs/03_convert.ipynb #ae660094
@@ -235,6 +235,10 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
     notes.add('text files that belong to no image', *(o.relative_to(folder).as_posix() for o in Sidecars(folder, images).unused()))
     return dataset
 
+def _has_lost_image(row, folder):
+    "Tell whether `row` is kept for an image that may come back"
+    return len(row) > 1 and not row_trouble(row, folder) and not (folder/row['file_name']).exists()
+
 def read_folder(
     path:str|Path, # Folder of images, or a dataset `.toml` of kohya's
     from_:str|None=None, # A key of `formats`; None finds out
@@ -252,7 +256,9 @@ def read_folder(
     if seen.name == 'automode': return _reading(path, seen, _read_ours(path, notes), notes)
     dataset = Dataset(folder)
     for found in _find(path, seen, notes, bool(from_), options):
-        if found.source is None: dataset.bad[found.row['file_name']] = found.reason
+        if found.source is None:
+            dataset.bad[found.row['file_name']] = found.reason
+            if _has_lost_image(found.row, folder): dataset.rows.append(found.row)
         elif dataset.path(found.row) == found.source: dataset.rows.append(found.row)
         else: raise Problem(f"the images of '{path}' do not lie in it by their names; {advice}")
     if folder/METADATA != but and (folder/METADATA).is_file():

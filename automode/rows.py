@@ -53,7 +53,7 @@ def form_trouble(
     except UnicodeEncodeError: return f'the "file_name" {name!r} is not a name that a file can have'
     return _value_trouble(row)
 
-_TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Keys whose values are text, in a row that automode wrote
+_TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Keys whose values are text, in a row that a captioner of automode wrote
 
 def _value_trouble(row:dict) -> str: # What is wrong; empty when nothing is
     "Say which value of `row` is not of its kind; columns that automode did not write may hold anything"
@@ -194,5 +194,9 @@ def format_row(
 ) -> bytes: # One line of `metadata.jsonl`
     "A row as JSON, readable, and without anything that is not JSON or UTF-8"
     try: return _encode(row).encode() + b'\n'
-    except UnicodeEncodeError: return json.dumps(row).encode() + b'\n'
+    except UnicodeEncodeError: return json.dumps({k: o if k == 'file_name' else _without_halves(o) for k, o in row.items()}).encode() + b'\n'
     except ValueError: return format_row(parse_json(json.dumps(row), lambda o: None))
+
+def _without_halves(value):
+    "Replace half characters, which no program could read, by a question mark"
+    return parse_json(json.dumps(value, ensure_ascii=False).encode(errors='replace'), lambda o: None)

@@ -49,6 +49,12 @@ def test_a_column_of_captions_and_every_other_column_stay(tmp_path, capsys):
     said(capsys, 'caption', tmp_path/'in')
     assert all(old.items() <= new.items() for old, new in zip(rows, read_rows(tmp_path/'in'), strict=True))
 
+def test_a_row_without_its_image_stays(tmp_path, capsys):
+    rows = [dict(file_name=f'{k}.png', prompt=f'{WORDS} {k}') for k in range(3)]
+    write_rows(images(tmp_path/'in', '0.png', '1.png')/'metadata.jsonl', rows)
+    assert '2.png' in said(capsys, 'caption', tmp_path/'in')
+    assert [o['text'] for o in read_rows(tmp_path/'in')] == [o['prompt'] for o in rows]
+
 def test_values_of_others_are_not_captioned_over(tmp_path, capsys):
     table = write_rows(images(tmp_path/'in', '0.png', '1.png')/'metadata.jsonl',
                        [dict(file_name='0.png', text=WORDS, score=.91), dict(file_name='1.png', text='', score=.5, status='bad')])
