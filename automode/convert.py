@@ -193,7 +193,9 @@ def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.p
         said = [f'{o or "no suffix"} {n}' for o, n in Counter(os.path.splitext(o)[1].lower() for o in names).most_common()]
     else: said = names
     said = ', '.join(said[:8]) + ', …'*(len(said) > 8)
-    return make_printable(f'{kind}: {said}' if kind in _named_only else f'{len(names)} {kind} ({said})')
+    if kind in _named_only: return make_printable(f'{kind}: {said}')
+    if len(names) == 1: kind = re.sub(r'\b(file|image|name|table)s\b', r'\1', kind, count=1)
+    return make_printable(f'{len(names)} {kind} ({said})')
 
 @dataclass
 class Reading:
@@ -209,9 +211,10 @@ class Reading:
     from_names:set[str]=field(default_factory=set) # `file_name` of each image whose caption is the name of its folder
 
     def __str__(self):
-        text = f"read as: {_titles.get(self.name, self.name)} ({make_printable(self.reason)}), "
+        text = f'read as: {_titles.get(self.name, self.name)}'
+        text += ', ' if self.name in ('automode', 'sidecars') else f' ({make_printable(self.reason)}), '
         text += f'captions from {make_printable(self.captions_from)}' if self.captions_from else 'no captions'
-        if self.masks: text += f', {len(self.masks)} masks'
+        if self.masks: text += f", {len(self.masks)} mask{'s'*(len(self.masks) > 1)}"
         left = '; '.join(_say_left_out(k, o) for k, o in self.left_out.items())
         return text + (f'; left out: {left}' if left else '')
 
@@ -221,7 +224,7 @@ def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading:
     listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
     short = lambda o: o.relative_to(path).as_posix()
     tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables and o.name != 'changed.jsonl']
-    left_out = {'files by suffix': [short(o) for o in listing.left_out], 'tables and settings not read': list(map(short, tables))}
+    left_out = {'files by suffix': [short(o) for o in listing.left_out], 'tables or settings not read': list(map(short, tables))}
     left_out |= {kind: list(names) for kind, names in notes.left_out.items()}
     return Reading(seen.name, seen.reason, dataset, ' and '.join(o for o, n in notes.captions.items() if n), {k: o for k, o in left_out.items() if o},
                    list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()}, {short(k): o for k, o in listing.left_out.items()}, notes.from_names)
@@ -232,7 +235,7 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
     notes.tables.add(folder/METADATA)
     notes.captions[METADATA] += any(o.get('text') for o in dataset)
     images = notes.look_into(folder).images
-    notes.add('text files that belong to no image', *(o.relative_to(folder).as_posix() for o in Sidecars(folder, images).unused()))
+    notes.add('text files without an image', *(o.relative_to(folder).as_posix() for o in Sidecars(folder, images).unused()))
     return dataset
 
 def _has_lost_image(row, folder):

@@ -29,8 +29,8 @@ def _set_names_aside(reading, names_count):
     for row in reading.dataset:
         if by_name or not names_count and row['file_name'] in reading.from_names: _forget(row)
     if not by_name: return
-    reading.name, reading.captions_from = 'sidecars', ''
-    reading.reason = 'names that look like captions are taken by automode convert'
+    reading.name, reading.reason, reading.captions_from = 'sidecars', 'there are no captions', ''
+    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name'] for o in reading.dataset]
 
 # %% ../nbs/03_folder.ipynb #510d57e9
 def open_folder(

@@ -93,7 +93,7 @@ def _beside(image:Path, sidecars:Sidecars, keys_of:Callable, notes:Notes) -> Fou
     except Problem as e: return Found(dict(file_name=name), None, str(e))
     keys = keys_of(text) if text.strip() else {}
     if keys.get('text') and len(caption_lines(text)) > 1 and keys_of is _first_line:
-        notes.add('further lines of captions, which kohya does not read', sidecars.find(image).relative_to(sidecars.folder).as_posix())
+        notes.add('caption files of several lines, of which kohya reads the first', sidecars.find(image).relative_to(sidecars.folder).as_posix())
     return Found(new_row(name, keys.get('text', '')) | keys, image)
 
 def _first_line(text:str) -> dict: # `text`
@@ -103,7 +103,7 @@ def _first_line(text:str) -> dict: # `text`
 def _close(sidecars:Sidecars, notes:Notes) -> None:
     "Note which caption files were read, and which were not"
     notes.captions.update({f'{suffix} files': n for suffix, n in sidecars.used.items()})
-    notes.add('text files that belong to no image', *(o.relative_to(sidecars.folder).as_posix() for o in sidecars.unused()))
+    notes.add('text files without an image', *(o.relative_to(sidecars.folder).as_posix() for o in sidecars.unused()))
     notes.add('caption files that another one overrules', *sidecars.notes)
 
 def _all_beside(folder:str|Path, keys_of:Callable, notes:Notes|None) -> Iterator[Found]: # Rows
@@ -554,7 +554,7 @@ def _keys_of_subset(
         lines = [around(o) for o in caption_lines(text) or ['']]
         captions = [o for line in lines for o in spell_out(line)] if wild else lines[:1]
         if wild: notes.add('wildcards with too many captions to spell out', *(o for o in captions if '{' in o and '|' in o))
-        elif len(lines) > 1: notes.add('further lines of captions, which kohya does not read', *lines[1:])
+        elif len(lines) > 1: notes.add('lines of captions after the first, which kohya does not read', *lines[1:])
         return dict(text=captions[0]) | (dict(captions=captions) if len(captions) > 1 else {})
     return keys
 
