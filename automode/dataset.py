@@ -36,6 +36,7 @@ class Dataset:
         self.conflicts = [] # Rows as somebody else wrote them, where ours say something else
         self.counts:dict[str,int] = {} # What was done when it was captioned
         self.told:list[str] = [] # Sentences for the user, such as captions that changed outside
+        self.new:list[dict] = [] # Rows of images that had none when the dataset was read
         self.outside:dict[str,str] = {} # Captions by `file_name` that were taken from text files and tables
         self._known:bytes|None = None # The file as it was read
         self._dropped:dict[str,str] = {}
@@ -365,12 +366,13 @@ def start(
     folder = Path(folder)
     names, links = _picture_names(folder)
     dataset = cls.read(folder, again=True) if (folder/METADATA).exists() else cls(folder)
-    known = {picture_key(o) for o in dataset} | _names_of_broken(dataset._known or b'')
+    known = {picture_key(o) for o in dataset} | (_names_of_broken(dataset._known) if dataset._dropped else set())
     names = [o for o in names if o not in known]
     texts, bad = _sidecars(folder, names)
     for name in names:
         if not _is_utf8(name): dataset.bad[name] = f'the name {name!r} is not UTF-8; rename that picture'
-        elif name not in bad: dataset.rows.append(new_row(name, texts.get(name, '')))
+        elif name not in bad: dataset.new.append(new_row(name, texts.get(name, '')))
+    dataset.rows += dataset.new
     dataset.bad = links | dataset.bad | bad
     return dataset
 

@@ -12,6 +12,7 @@ from .convert import Reading, read_folder
 from .core import as_path
 from .dataset import METADATA, Dataset, note_taken
 from .edits import Edit, edit_captions
+from .formats import is_ours, read_table
 from .history import Changes
 from .images import list_folder
 from .rows import new_row, picture_key
@@ -52,12 +53,10 @@ def _words_of(dataset):
 def _add_new(reading, names_count):
     "Give the images that have no row yet the row that the format of the folder gives them"
     dataset = reading.dataset
-    written = {picture_key(o) for o in Dataset.read(dataset.folder)}
-    new = [o for o in dataset if picture_key(o) not in written]
-    if not new: return
+    if not dataset.new: return
     rows = {picture_key(o): o for o in _read_outside(dataset.folder, names_count).dataset}
-    for row in new: row |= rows.get(picture_key(row), {})
-    dataset.outside = _words_of(new)
+    for row in dataset.new: row |= rows.get(picture_key(row), {})
+    dataset.outside = _words_of(dataset.new)
 
 def _read_outside(folder, names_count=True):
     "Read `folder` as if automode had never written its table"
@@ -71,8 +70,9 @@ def as_dataset(
 ) -> Dataset: # The dataset
     "Read the dataset of `folder` with the images that it has rows for; take a dataset as it is"
     if isinstance(folder, Dataset): return folder
-    reading = open_folder(folder)
-    return Dataset.read(reading.dataset.folder) if reading.name == 'automode' else reading.dataset
+    table = as_path(folder)/METADATA
+    if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(table.parent)
+    return open_folder(folder).dataset
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
