@@ -152,7 +152,7 @@ def _stop_for_foreign(dataset, names):
     clash = {o['file_name']: keys for o in dataset if o['file_name'] in names and (keys := foreign_values(o))}
     if not clash: return
     columns, some = sorted({key for keys in clash.values() for key in keys}), ', '.join(list(clash)[:3])
-    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} images without a caption "
+    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} image{'s'*(len(clash) > 1)} without a caption "
                   f"({some}{' …' if len(clash) > 3 else ''}), which captioning would replace; rename {columns[0]}, e.g. to my_{columns[0]}")
 
 # %% ../nbs/04_caption.ipynb #d3dfe534

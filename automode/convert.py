@@ -22,14 +22,14 @@ from .filling import Output, fill_folder, safe_name, unique_name
 from .formats import (CAPTION_COLUMNS, Found, Notes, choose_column, find_aitoolkit, find_automode, find_caption,
                               find_column, find_everydream, find_filenames, find_imagefolder, find_joepenna, find_kohya,
                               find_kohya_meta, find_kohya_toml, find_meta, find_onetrainer, find_sidecars, find_tables,
-                              first_numbered, is_ours, read_table)
+                              first_numbered, is_numbered, is_ours, read_table)
 from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit, write_automode, write_everydream,
                                   write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer,
                                   write_sidecars)
 from .formats_stored import find_stored, image_name, is_stored
 from .formats_tar import find_webdataset, write_webdataset
-from .images import Listing, is_inside
-from .rows import METADATA, row_trouble, form_trouble, format_row, new_row, read_inside
+from .images import IMAGE_SUFFIXES, TEXT_SUFFIXES, Listing, is_inside
+from .rows import METADATA, form_trouble, format_row, new_row, picture_key, read_inside, row_trouble
 from .sidecars import Sidecars, caption_lines
 
 # %% ../nbs/03_convert.ipynb #ae660094
@@ -194,7 +194,7 @@ def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.p
     else: said = names
     said = ', '.join(said[:8]) + ', …'*(len(said) > 8)
     if kind in _named_only: return make_printable(f'{kind}: {said}')
-    if len(names) == 1: kind = re.sub(r'\b(file|image|name|table)s\b', r'\1', kind, count=1)
+    if len(names) == 1: kind = re.sub(r'\b(settings )?(file|image|mask|name|table|folder|row)s\b', r'\1\2', kind.replace('tables or', 'table or'), count=1)
     return make_printable(f'{len(names)} {kind} ({said})')
 
 @dataclass
@@ -224,10 +224,18 @@ def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading:
     listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
     short = lambda o: o.relative_to(path).as_posix()
     tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables and o.name != 'changed.jsonl']
-    left_out = {'files by suffix': [short(o) for o in listing.left_out], 'tables or settings not read': list(map(short, tables))}
+    left_out:dict[str,list[str]] = {'files by suffix': [], 'tables or settings files not read': list(map(short, tables))}
+    for o, reason in listing.left_out.items():
+        says_nothing = o.suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
+        left_out.setdefault(f'files because {reason}' if says_nothing else 'files by suffix', []).append(short(o))
     left_out |= {kind: list(names) for kind, names in notes.left_out.items()}
+    if seen.name == 'sidecars': left_out['folders that begin with a number, as for kohya, which is not used'] = _numbered_folders(path, listing.images)
     return Reading(seen.name, seen.reason, dataset, ' and '.join(o for o, n in notes.captions.items() if n), {k: o for k, o in left_out.items() if o},
                    list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()}, {short(k): o for k, o in listing.left_out.items()}, notes.from_names)
+
+def _numbered_folders(folder, images):
+    "Names of the folders with images whose name begins with a number of repeats"
+    return [o for o in dict.fromkeys(image.relative_to(folder).parts[0] for image in images if image.parent != folder) if is_numbered(o)]
 
 def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every image
     "Read a dataset of automode, and the captions next to its new images"
@@ -240,7 +248,11 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
 
 def _has_lost_image(row, folder):
     "Tell whether `row` is kept for an image that may come back"
-    return len(row) > 1 and not row_trouble(row, folder) and not (folder/row['file_name']).exists()
+    if len(row) < 2 or row_trouble(row, folder): return False
+    try: os.lstat(folder/row['file_name'])
+    except FileNotFoundError: return True
+    except OSError: pass                                     # a name that no file can have
+    return False
 
 def read_folder(
     path:str|Path, # Folder of images, or a dataset `.toml` of kohya's
@@ -257,12 +269,16 @@ def read_folder(
     advice = f"make a dataset of them with: automode convert {path} OUT --to automode"
     if seen.name in ('webdataset', 'datasets'): raise Problem(f"the images of '{path}' are not files; {advice}")
     if seen.name == 'automode': return _reading(path, seen, _read_ours(path, notes), notes)
-    dataset = Dataset(folder)
+    dataset, known = Dataset(folder), set()
     for found in _find(path, seen, notes, bool(from_), options):
         if found.source is None:
             dataset.bad[found.row['file_name']] = found.reason
             if _has_lost_image(found.row, folder): dataset.rows.append(found.row)
-        elif dataset.path(found.row) == found.source: dataset.rows.append(found.row)
+        elif (key := picture_key(found.row)) in known:
+            dataset.bad[f"{found.row['file_name']} again"] = f"{found.row['file_name']!r} has a row already, above; this one says {(found.row.get('text') or '')[:80]!r}"
+        elif dataset.path(found.row) == found.source:
+            dataset.rows.append(found.row)
+            known.add(key)
         else: raise Problem(f"the images of '{path}' do not lie in it by their names; {advice}")
     if folder/METADATA != but and (folder/METADATA).is_file():
         there = Dataset.read(folder)                                            # so that `write` keeps a copy of lines that are no rows
@@ -404,6 +420,8 @@ def _put_notes(
     if out.rows: out.put(f'.automode/{METADATA}', b''.join(map(format_row, out.rows)))
 
 # %% ../nbs/03_convert.ipynb #003763b7
+_WITH_SEVERAL = ('automode', 'imagefolder', 'onetrainer', 'webdataset') # Formats that hold several captions of an image
+
 def convert(
     src:str|Path, # A folder of captioned pictures, a `.tar`, a `.toml`, or a dataset of the `datasets` library: a `.parquet`, or an id of the Hub
     out:str|Path, # Folder for the result: empty, or from the same command before
@@ -437,6 +455,9 @@ def convert(
         found = _usable(progress(found, f'writing {to}', len(dataset) + len(dataset.bad)), to, folder, options, result)
         formats[to].write(_counted(found, folder, result), folder, options)
         if to == 'automode': _put_masks(folder, src, reading, link)
+        elif reading.masks: reading.left_out[f'masks without a place in {to}'] = list(reading.masks.values())
+        several = [o['file_name'] for o in dataset if isinstance(o.get('captions'), list) and len(o['captions']) > 1]
+        if several and to not in _WITH_SEVERAL: reading.left_out['images of whose captions only the first is written'] = several
         _put_notes(folder, result)
     return result
 

@@ -59,10 +59,8 @@ def read(
     dataset = cls(folder)
     dataset._known = read_inside(folder/METADATA)
     if dataset._known is None:
-        beside = any(any(folder.glob(o)) for o in ('*.txt', '*/*.txt'))
-        out = f'../{folder.resolve().name}_dataset' if folder.name in ('', '..') else f'{folder}_dataset'
-        advice = f'those in .txt files are taken over by: automode convert {folder} {out} --to automode' if beside else f'run: automode caption {folder}'
-        raise Problem(f"'{folder}' has no {METADATA}, so its pictures have no captions; {advice}")
+        raise Problem(f"'{folder}' has no {METADATA}, so its images have no captions yet; "
+                      f"run automode caption {folder}, which also takes over those of text files and tables")
     dataset.rows, dropped, gone = parse_metadata(dataset._known, folder)
     dataset.bad, dataset._dropped = dropped | gone, dict.fromkeys(dropped, '')
     if not again: dataset.bad |= _still_rejected(folder)
@@ -297,8 +295,11 @@ def _write(
     self._known = data
 
 # %% ../nbs/02_dataset.ipynb #cfadcd20
+_STATUS = re.compile(rb'"status":\s*(?:null|"(?:%s|)")' % '|'.join(STATUSES).encode())
+
 def _replaces_status(before, dataset):
     "Tell whether a `status` of somebody else's in `before`, the file as bytes, is about to be replaced"
+    if len(_STATUS.findall(before)) == before.count(b'"status"'): return False         # most tables have none, and are not parsed
     rows = {picture_key(o): o for o in parse_metadata(before, dataset.folder)[0] if 'status' in foreign_values(o)}
     return any(key in rows and rows[key]['status'] != o.get('status') for key, o in ((picture_key(o), o) for o in dataset))
 

@@ -72,7 +72,8 @@ def as_dataset(
     if isinstance(folder, Dataset): return folder
     table = as_path(folder)/METADATA
     if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(table.parent)
-    return open_folder(folder).dataset
+    dataset = open_folder(folder).dataset
+    return dataset if any(o.get('text') for o in dataset) else Dataset.read(table.parent)       # which says what to do
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(

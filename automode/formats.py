@@ -133,7 +133,9 @@ def find_automode(
 ) -> Iterator[Found]: # Its rows, with every key that they have
     "Find the pictures of a dataset, and those that have no row yet"
     dataset = Dataset.read(as_path(folder))
-    if notes is not None: notes.captions['metadata.jsonl'] += sum(bool(o.get('text')) for o in dataset)
+    if notes is not None:
+        notes.captions['metadata.jsonl'] += sum(bool(o.get('text')) for o in dataset)
+        notes.tables.add(as_path(folder)/'metadata.jsonl')
     names = {os.path.normpath(o['file_name']) for o in dataset} | set(dataset.bad)
     for row in dataset:
         reason = dataset.bad.pop(row['file_name'], '')
@@ -191,12 +193,11 @@ def read_table(
 
 def find_tables(
     texts:Iterable[Path], # Files of captions and tables, as `list_folder` gives them
-) -> list[Path]: # One table a folder, `.jsonl` first
+) -> list[Path]: # By folder, `.jsonl` first
     "Find the tables among them"
-    found, kinds = {}, ('.jsonl', '.csv', '.parquet')
+    kinds = ('.jsonl', '.csv', '.parquet')
     tables = [o for o in texts if o.name.lower() in {f'metadata{kind}' for kind in kinds}]
-    for path in sorted(tables, key=lambda o: kinds.index(o.suffix.lower())): found.setdefault(path.parent, path)
-    return [found[o] for o in sorted(found)]
+    return sorted(tables, key=lambda o: (o.parent, kinds.index(o.suffix.lower())))
 
 # %% ../nbs/02_formats.ipynb #c400c67e
 CAPTION_COLUMNS = ('text', 'caption', 'prompt', 'caption_en', 'description', 'tags', 'captions')
@@ -302,12 +303,17 @@ def find_imagefolder(
     folder, names, notes = as_path(folder), set(), notes or Notes()
     sidecars = Sidecars(folder)
     for table in find_tables(notes.look_into(folder).texts):
+        earlier = set(names)
         lines = list(read_table(table))
         columns = _find_columns(table, [o for _, o in lines], text_column, folder, notes)
         notes.tables.add(table)
         for n, row in lines:
             found = _table_row(row, n, table, folder, columns)
-            names.add(os.path.normpath(found.row['file_name']))
+            name = os.path.normpath(found.row['file_name'])
+            if name in earlier:
+                notes.add('rows that another table has too', f"{found.row['file_name']} in {table.relative_to(folder).as_posix()}")
+                continue
+            names.add(name)
             yield found if found.source is None or found.row['text'] or columns.ours else _fill_row(found, sidecars, notes)
     notes.captions.update({f'{suffix} files': n for suffix, n in sidecars.used.items()})
     yield from _find_others(folder, names, notes)

@@ -269,7 +269,7 @@ def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
     said = done('check', 'holiday', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
     assert 'diary.jpg' in said and 'tiantian thing, ' in said and '1 error' in said
     said = done('convert', 'holiday', 'for_kohya', '--to', 'kohya', '--repeats', '3', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
-    assert said == 'converted 4, rejected 1: see rejected.jsonl\n'
+    assert said == 'read as: a dataset of automode, captions from metadata.jsonl\nconverted 4, rejected 1: see rejected.jsonl\n'
     assert len(list((tmp_path/'for_kohya'/'3_tiantian thing').glob('*.txt'))) == 4
     (folder/'diary.jpg').unlink()
     assert done('caption', 'holiday', '--strict').endswith('captioned 0, skipped 4, rejected 0\n')

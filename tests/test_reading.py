@@ -86,6 +86,27 @@ def test_all_commands_see_the_same_captions(put, tmp_path, capsys):
     assert {o: (folder/o).read_bytes() for o in kept if o != 'metadata.jsonl'} == {o: d for o, d in kept.items() if o != 'metadata.jsonl'}
     assert prompts(folder) == [(f'{WORDS} 0',), (f'{WORDS} 1',)]
 
+def test_two_tables_and_a_row_that_is_there_twice(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    write_rows(folder/'metadata.jsonl', [dict(file_name='0.png', text='first'), dict(file_name='0.png', text='second')])
+    (folder/'metadata.csv').write_text('file_name,text\n0.png,third\n1.png,fourth\n')
+    shown = said(capsys, 'caption', folder)
+    assert texts(folder) == {'0.png': 'first', '1.png': 'fourth'}
+    assert 'second' in shown and '0.png in metadata.csv' in how_read(shown)
+
+def test_what_is_not_used_is_named(tmp_path, capsys):
+    folder = images(tmp_path/'in', '10_cat/0.png', '5_dog/1.png', 'a/2.png', 'b/3.png', 'c/4.png')
+    (folder/'a'/'out.png').symlink_to(SAMPLES[0])
+    shown = how_read(said(capsys, 'check', folder))
+    assert '2 folders that begin with a number' in shown and '10_cat' in shown and '1 file because it is a link' in shown
+
+def test_masks_and_further_captions_are_named_where_a_format_has_no_room(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    for k in range(2): (folder/f'{k}.txt').write_text('a small red fox\nthe red fox from afar')
+    Image.new('L', (64, 64), 255).save(folder/'0-masklabel.png')
+    shown = said(capsys, 'convert', folder, tmp_path/'out', '--to', 'kohya')
+    assert '1 mask without a place in kohya' in shown and '2 images of whose captions only the first' in shown
+
 def test_splits(tmp_path, capsys):
     folder = images(tmp_path/'in', 'train/0.png', 'train/1.png')
     write_rows(folder/'train'/'metadata.jsonl', [dict(file_name=f'{k}.png', text=f'{WORDS} {k}') for k in range(2)])
