@@ -187,7 +187,8 @@ def parse_json(
     "Read JSON; what is nested more than 100 deep, or holds a number that no float can hold, is a `ValueError`"
     try: found = json.loads(text, parse_int=_bounded(int), parse_float=_bounded(float), parse_constant=parse_constant)
     except RecursionError: raise ValueError(f'it is nested more than {_DEEPEST} deep') from None
-    if sum(text.count(o if isinstance(text, str) else o.encode()) for o in '[{') > _DEEPEST and is_deep(found):
+    brackets = text.count('[') + text.count('{') if isinstance(text, str) else text.count(b'[') + text.count(b'{')
+    if brackets > _DEEPEST and is_deep(found):
         raise ValueError(f'it is nested more than {_DEEPEST} deep')
     return found
 

@@ -256,8 +256,13 @@ def drop_repeats(
 ) -> str: # The caption, each thing said once
     "Leave out what `text` says again"
     if is_tag_list(text):
-        seen = set()
-        return _change_tags(text, lambda tag: '' if (key := _tag_key(tag)) in seen else seen.add(key) or tag)
+        seen:set[str] = set()
+        def once(tag):
+            "Keep a tag the first time"
+            if (key := _tag_key(tag)) in seen: return ''
+            seen.add(key)
+            return tag
+        return _change_tags(text, once)
     for _ in range(9):
         before, text = text, _drop_parts(_AGAIN.sub(_once, text) if _may_repeat(text) else text)
         if text == before: break

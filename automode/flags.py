@@ -9,7 +9,7 @@ __all__ = ['KOHYA', 'PATHS', 'yes_or_no', 'Parser', 'Place', 'path_text', 'add_f
 import argparse, inspect, re, sys
 from difflib import get_close_matches
 from types import UnionType
-from typing import Callable, get_args
+from typing import Any, Callable, get_args
 
 from .core import as_path, make_printable
 
@@ -77,7 +77,7 @@ def add_flag(
     name, default, kind = parameter.name, parameter.default, parameter.annotation
     if isinstance(kind, UnionType): kind = get_args(kind)[0]
     words = path_text if name in PATHS else str
-    settings = dict(type=words if kind in (str, Place) else kind, metavar={int: 'N', float: 'X'}.get(kind, 'TEXT'))
+    settings:dict[str,Any] = dict(type=words if kind in (str, Place) else kind, metavar={int: 'N', float: 'X'}.get(kind, 'TEXT'))
     if kind is bool and alone and default is not True: settings = dict(action='store_true')
     elif kind is bool: settings = dict(type=yes_or_no, nargs='?', const=True, metavar='YES/NO')
     if kind == list[str]: settings = dict(type=words, nargs='+', metavar='TEXT')
