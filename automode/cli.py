@@ -184,7 +184,7 @@ def caption(
     from automode.caption import caption_folder
     dataset = caption_folder(pictures, **given(locals(), 'pictures', 'caption_folder', 'find_addresses', 'strict'))
     if int(os.environ.get('RANK', 0)): return
-    for o in dataset.told: print(make_printable(f'note: {o}'))
+    for told in dataset.told: print(make_printable(f'note: {told}'))
     doubtful = least_sure(dataset)
     if doubtful: print('The captions that it was least sure of:' if len(dataset) > 5 else 'The captions:')
     for o in doubtful: print(make_printable(f"  {o['file_name']}: {o['text']} ({o.get('score') or 'no score'})"))

@@ -192,10 +192,10 @@ def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.p
     if kind == 'files by suffix':
         said = [f'{o or "no suffix"} {n}' for o, n in Counter(os.path.splitext(o)[1].lower() for o in names).most_common()]
     else: said = names
-    said = ', '.join(said[:8]) + ', …'*(len(said) > 8)
-    if kind in _named_only: return make_printable(f'{kind}: {said}')
+    shown = ', '.join(said[:8]) + ', …'*(len(said) > 8)
+    if kind in _named_only: return make_printable(f'{kind}: {shown}')
     if len(names) == 1: kind = re.sub(r'\b(settings )?(file|image|mask|name|table|folder|row)s\b', r'\1\2', kind.replace('tables or', 'table or'), count=1)
-    return make_printable(f'{len(names)} {kind} ({said})')
+    return make_printable(f'{len(names)} {kind} ({shown})')
 
 @dataclass
 class Reading:

@@ -514,7 +514,7 @@ def _add_hints(
 
 # %% ../nbs/03_edits.ipynb #2ffa9016
 def change_captions(
-    folder:str|Path, # The dataset's folder
+    folder:str|Path|Dataset, # The dataset, or its folder
     *,
     template:str='', # Set captions to this, e.g. "a photo of {token} {class_word}"
     captions:str|Path|None=None, # Set captions from this file: JSON, JSONL or CSV with `file_name` and `text`

@@ -320,6 +320,7 @@ def find_imagefolder(
 
 def _fill_row(found:Found, sidecars:Sidecars, notes:Notes) -> Found: # The same row with a caption, where there is one
     "Give a row without a caption the one next to its image"
+    assert isinstance(found.source, Path)                    # a table names files
     beside = _beside(found.source, sidecars, caption_keys, notes)
     if beside.reason or not beside.row['text']: return found._replace(reason=beside.reason, source=None if beside.reason else found.source)
     return found._replace(row=found.row | dict(text=beside.row['text']))
