@@ -490,12 +490,12 @@ def command_parser(
 def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and its name
     "What flags take, where that is a short list"
     from automode.completion import SCRIPTS
-    from automode.config import KINDS
     from automode.convert import formats
     from automode.edits import EXISTING
+    from automode.options import SETTINGS
     from automode.rows import STATUSES
-    return KINDS | {
-        'optimizer': ('adamw', 'adamw8bit', 'prodigy', 'schedule-free', 'adafactor', 'lion', 'sgd'), 'device': ('cpu', 'cuda', 'mps'),
+    return {k: tuple(o) for k, o in SETTINGS.items()} | {
+        'device': ('cpu', 'cuda', 'mps'),
         'dtype': ('float32', 'float16', 'bfloat16'), 'convert to': tuple(k for k, o in formats.items() if o.write), 'convert from': tuple(formats),
         'caption_extension': ('.txt', '.caption'), 'lora action': LORA_ACTIONS, 'lora to': ('kohya', 'diffusers'),
         'existing': tuple(EXISTING), 'where_status': STATUSES, 'completion shell': tuple(SCRIPTS)}
