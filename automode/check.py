@@ -237,7 +237,7 @@ def _look(
     try:
         size, image = picture_size(path), open_image(path, background, at_least=64)
         return size, hash_image(image) if hashing else None, ''
-    except BadImage as e: return None, None, str(e).partition('could not be read: ')[2] or str(e)
+    except BadImage as e: return None, None, e.reason or str(e)
 
 def _look_at_all(
     check:Check, # Where findings and sizes go

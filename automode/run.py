@@ -28,6 +28,7 @@ from .dataset import Dataset, subject_words
 from .examples import Example, find_examples, hold_out
 from .images import data_uri, open_image
 from .lock import own_path
+from .options import find_missing
 from .rows import format_row
 
 # %% ../nbs/07_run.ipynb #04d72407
@@ -455,6 +456,7 @@ def make_plan(
     where = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset)
     beside = class_images.folder if isinstance(class_images, Dataset) else as_path(class_images) if class_images else None
     folder = as_path(out)
+    if missing := find_missing(asdict(config)): raise Problem('; '.join(missing))
     try: os.stat(folder)
     except FileNotFoundError: pass
     except (OSError, ValueError) as e:
