@@ -338,7 +338,7 @@ def _caption_for(
     if options.token or to not in ('ai-toolkit', 'joepenna'): return fill_caption(text, options.token, options.class_word)
     for word in ('{token}', '{class_word}'):
         if any(word in o and word != o for o in text.split()):
-            raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
+            raise Problem(f"{word} does not stand alone in '{shorten(text)}', so it cannot be left to fill in; say --{word[1:-1]}")
     return text
 
 def _row_for(
@@ -499,7 +499,7 @@ def from_datasets(
     if isinstance(ds, dict): raise Problem(f"it has splits; give one of them, e.g. ds['{next(iter(ds))}']")
     for column in (image_column, text_column):
         if column not in ds.column_names:
-            raise Problem(f"there is no column {column!r}; the columns are {', '.join(ds.column_names)}")
+            raise Problem(f"there is no column '{shorten(column)}'; the columns are {shorten(', '.join(ds.column_names), 300)}")
     ds = ds.cast_column(image_column, datasets.Image(decode=False))
     columns = dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column, text_column=text_column)
     taken, rows, bad = {}, [], {}

@@ -229,10 +229,18 @@ def _keep(
         copy = path.with_name(f'{path.name}.bak{(n := n + 1)}')
     return (copy if copy.exists() else write_whole(copy, data)).name
 
-def _rejected(
-    dataset:Dataset, # The dataset
-    before:bytes, # What `rejected.jsonl` holds now
-) -> bytes: # What it should hold
+@patch
+def rejected(
+    self:Dataset,
+) -> list[dict]: # Rows with `file_name` and `reason`
+    "List what cannot be used, as `write` puts it into `rejected.jsonl`"
+    return _rejected_rows(self, read_inside(self.folder/REJECTED) or b'')
+
+def _rejected(dataset:Dataset, before:bytes) -> bytes: # What it should hold
+    "The content of `rejected.jsonl`, which holds `before` now"
+    return b''.join(map(format_row, _rejected_rows(dataset, before)))
+
+def _rejected_rows(dataset:Dataset, before:bytes) -> list[dict]: # With `file_name` and `reason`
     "A row for each thing that cannot be used; earlier lines stay while the copy that holds them does"
     rows = [dict(file_name=k, reason=v) | ({'kept': dataset._dropped[k]} if dataset._dropped.get(k) else {})
             for k, v in _reasons(dataset).items()]
@@ -241,7 +249,7 @@ def _rejected(
     known = {(o['file_name'], o['kept']) for o in rows if 'kept' in o}
     old = [row for row, _ in map(parse_row, before.splitlines()) if row and isinstance(row.get('kept'), str)]
     old = [o for o in old if there(o['kept']) and (str(o.get('file_name')), o['kept']) not in known]
-    return b''.join(map(format_row, old + rows))
+    return old + rows
 
 # %% ../nbs/02_dataset.ipynb #ba5574fb
 _one_writer = threading.RLock()   # the lock keeps other processes away, this one other threads

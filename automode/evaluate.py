@@ -11,7 +11,7 @@ import math, re
 from collections import namedtuple
 from typing import Callable, Iterable
 
-from .core import Problem
+from .core import Problem, counted
 from .images import fit_image, to_pixel_values
 
 # %% ../nbs/09_evaluate.ipynb #ad6d1216
@@ -54,7 +54,7 @@ def name_pictures(
     batch_size:int=32, # Pictures at a time
 ) -> list[Named]: # For each picture its name, the caption, and whether it is right
     "Ask `captioner` what `images` show"
-    if len(images) != len(names): raise Problem(f"{len(images)} pictures but {len(names)} names; give one name a picture")
+    if len(images) != len(names): raise Problem(f"{counted(len(images), 'picture')} but {counted(len(names), 'name')}; give one name a picture")
     said = []
     for k in range(0, len(images), batch_size):
         said += [getattr(o, 'text', o) for o in captioner(images[k:k+batch_size], prompt=prompt)]

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
-from .core import Problem, as_path, is_deep, make_printable
+from .core import Problem, as_path, is_deep, make_printable, shorten
 from .dataset import Dataset, find_metadata
 from .filling import Part
 from .images import Listing, find_images, is_inside, list_folder
@@ -197,12 +197,12 @@ def read_table(
     if path.suffix.lower() == '.csv':
         try: yield from _csv_rows(path)
         except (UnicodeDecodeError, csv.Error) as e:
-            raise Problem(f"'{path}' is not a CSV table in UTF-8 ({e}); save it as that") from None
+            raise Problem(f"'{path}' is not a CSV table in UTF-8 ({shorten(e)}); save it as that") from None
     elif path.suffix.lower() == '.parquet':
         try: import pyarrow.parquet
         except ImportError: raise Problem(f"reading '{path}' needs pyarrow; run: pip install pyarrow") from None
         try: table = pyarrow.parquet.read_table(path)
-        except (OSError, ValueError) as e: raise Problem(f"'{path}' is not a readable parquet file ({e}); restore it or remove it") from None
+        except (OSError, ValueError) as e: raise Problem(f"'{path}' is not a readable parquet file ({shorten(e)}); restore it or remove it") from None
         yield from enumerate(table.to_pylist(), 1)
     else:
         with open(path, 'rb') as f:
@@ -272,7 +272,7 @@ def note_columns(
     "Choose the column of the captions, and note the others"
     columns, ours = list(dict.fromkeys(k for o in rows for k in o)), any(map(is_ours, rows))
     if text_column and text_column not in columns:
-        raise Problem(f"there is no column {text_column!r}; the columns are {', '.join(map(str, columns))}")
+        raise Problem(f"there is no column '{shorten(text_column)}'; the columns are {shorten(', '.join(map(str, columns)), 300)}")
     text = text_column or ('text' if ours else choose_column(rows))
     if text: notes.captions[f'column {text} of {table}'] += sum(_holds_text(o.get(text)) for o in rows)
     if not ours:

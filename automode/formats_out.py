@@ -12,7 +12,7 @@ import json, os, re
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
-from .core import Problem
+from .core import Problem, shorten
 from .dataset import subject_words, training_prompt
 from .filling import Output, as_utf8, safe_name, unique_name
 from .formats import Found, caption_from_name, caption_from_path, join_lines
@@ -27,7 +27,7 @@ def fill_caption(
 ) -> str: # The caption without places to fill in
     "Fill in what names the subject, or put it in front; a place with nothing to put in is a `Problem`"
     for place, word in (('{token}', token), ('{class_word}', class_word)):
-        if place in text and not word: raise Problem(f"the caption {text!r} has a {place} to fill in; say --{place[1:-1]}")
+        if place in text and not word: raise Problem(f"the caption '{shorten(text)}' has a {place} to fill in; say --{place[1:-1]}")
     return training_prompt(text, token, class_word)
 
 def one_line(
