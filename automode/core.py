@@ -390,7 +390,7 @@ def find_model(
     path = as_path(name)
     if _is_there(path): return path
     if HUB_ID.fullmatch(str(name)): return str(name)
-    raise Problem(f"the {kind} '{name}' is neither a folder nor a file here, nor an id like 'user/name'; "
+    raise Problem(f"the {kind} '{shorten(name, 200)}' is neither a folder nor a file here, nor an id like 'user/name'; "
                   "check its spelling, or say 'starter'")
 
 # %% ../nbs/00_core.ipynb #de49cdfa

@@ -109,7 +109,7 @@ def note_unused(
     for path in sidecars.unused():
         try: binary = is_binary(_start_of(path))
         except OSError: binary = False
-        notes.add('.txt and .caption files that are not text' if binary else 'text files without an image', path.relative_to(sidecars.folder).as_posix())
+        notes.add('binary files, not text' if binary else 'text files without an image', path.relative_to(sidecars.folder).as_posix())
 
 def _start_of(path:Path) -> bytes: # Empty for what is not a regular file
     "Read the beginning of a file"

@@ -17,7 +17,7 @@ import torch
 from diffusers.optimization import SchedulerType, get_scheduler
 from fastcore.basics import patch
 
-from .core import Problem
+from .core import Problem, shorten
 
 # %% ../nbs/06_optim.ipynb #81b85f12
 class _Kind(NamedTuple):
@@ -56,7 +56,7 @@ def _pick_name(
     if plain(name) in known: return known[plain(name)]
     near = get_close_matches(plain(name), known, 1)
     meant = f"did you mean '{known[near[0]]}'?" if near else f"say one of {', '.join(known.values())}"
-    raise Problem(f"'{name}' is not {what}; {meant}")
+    raise Problem(f"'{shorten(name)}' is not {what}; {meant}")
 
 def _find_class(
     name:str, # One of `OPTIMIZERS`
@@ -225,7 +225,6 @@ class Ema:
         "Take in the parameters as they are after a step"
         self.steps += 1
         torch._foreach_lerp_(self.averages, [self._precise(p) for p in self.parameters], 1 - self.current_decay)
-
 
 # %% ../nbs/06_optim.ipynb #a604382d
 @patch
