@@ -289,7 +289,7 @@ def find_examples(
         found, spoiled, without = add_masks(found, masked_loss)
         bad, notes = bad | spoiled, notes + without
     if offered := [o for o in found.values() if o.path in masks] if not masked_loss else []:
-        notes.append(f"{counted(len(offered), 'mask')} next to the images not used; --masked_loss {shell_word(dataset.folder)} takes masks into account")
+        notes.append(f"{counted(len(offered), 'mask')} next to images, which only --masked_loss {shell_word(dataset.folder)} uses")
     if not found: _explain_nothing(dataset, rows, bad)
     return list(found.values()), bad, notes
 
