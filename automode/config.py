@@ -92,7 +92,7 @@ def _ranges() -> dict: # Name -> smallest, largest, and what to say of a value o
     "What the numbers may be"
     above, many, share = sys.float_info.max, 10**9, 'it is a share, from 0 to 1'
     tiny, positive = math.nextafter(0, 1), 'it must be above 0'
-    ranges = dict.fromkeys(('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'repeats',
+    ranges:dict = dict.fromkeys(('max_train_steps', 'batch_size', 'gradient_accumulation_steps', 'rank', 'repeats',
                             'log_every_steps'), (1, many, 'it must be 1 or more'))
     ranges |= dict.fromkeys(('flip_p', 'caption_dropout', 'lora_dropout'), (0, 1, share))
     counts = ('conv_rank', 'save_every_steps', 'validate_every_steps', 'num_validation', 'num_class_images',

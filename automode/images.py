@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageDraw, ImageFile, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from .core import Problem, as_path, make_printable, progress, write_whole
@@ -315,8 +315,9 @@ _LEAST = {b'gAMA': 4, b'cHRM': 32, b'sRGB': 1, b'pHYs': 9, b'acTL': 8} # Bytes t
 
 def _chunks(handle:int) -> Iterator[tuple[bytes,int,int]]: # Kind, where its content begins, and its length
     "The chunks of an open PNG file; nothing of another file"
-    at = 8 if os.read(handle, 8) == b'\x89PNG\r\n\x1a\n' else math.inf
-    while at < math.inf:
+    if os.read(handle, 8) != b'\x89PNG\r\n\x1a\n': return
+    at = 8
+    while True:
         os.lseek(handle, at, os.SEEK_SET)
         if len(head := os.read(handle, 8)) < 8: return
         length, kind = struct.unpack('>I4s', head)
@@ -428,7 +429,7 @@ def _opening(
 
 _weights = {'JPEG2000': 2} # Its decoder needs so many times the memory of others
 
-def _mend_transparency(image:Image.Image) -> None: # Changes its `info`
+def _mend_transparency(image:ImageFile.ImageFile) -> None: # Changes its `info`
     "Scale the transparent level of a PNG with 2, 4 or 16 bits to the 8 bits that Pillow reads"
     clear, raw = image.info.get('transparency'), image.tile[0].args if image.tile else ''
     if isinstance(clear, int) and raw in ('L;2', 'L;4'): image.info['transparency'] = clear*{'L;2': 85, 'L;4': 17}[raw]

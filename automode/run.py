@@ -452,25 +452,24 @@ def make_plan(
     class_images:str|Path|Dataset|None=None, # Pictures of the class
 ) -> Plan: # Checked
     "Look up the pictures, and find what cannot be before anything heavy is done"
-    where, beside = (o.folder if isinstance(o, Dataset) else o and as_path(o) for o in (dataset, class_images))
+    where = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset)
+    beside = class_images.folder if isinstance(class_images, Dataset) else as_path(class_images) if class_images else None
     folder = as_path(out)
     try: os.stat(folder)
     except FileNotFoundError: pass
     except (OSError, ValueError) as e:
         shown = make_printable(str(folder))
         raise Problem(f"'{shown if len(shown) <= 80 else shown[:80] + '…'}' can't be the folder of a run ({getattr(e, 'strerror', e)}); give another --out") from None
-    for o in filter(None, (where, beside)): keep_apart(folder, o)
+    for place in filter(None, (where, beside)): keep_apart(folder, place)
     take_from(folder, config)
     name, named = choose_name(folder, name)
-    if not isinstance(dataset, Dataset): dataset = where
-    if not isinstance(class_images, Dataset): class_images = beside
-    examples, bad, notes = find_examples(dataset, config.token, config.class_word, repeats=config.repeats, masked_loss=config.masked_loss,
+    examples, bad, notes = find_examples(dataset if isinstance(dataset, Dataset) else where, config.token, config.class_word, repeats=config.repeats, masked_loss=config.masked_loss,
                                          shuffle_tags=config.shuffle_tags, keep_tags=config.keep_tags, seed=config.seed)
     class_examples = []
-    if class_images is not None:
-        class_examples, bad_class, _ = find_examples(class_images, None, config.class_word)
+    if beside is not None:
+        class_examples, bad_class, _ = find_examples(class_images if isinstance(class_images, Dataset) else beside, None, config.class_word)
         bad |= {f'class_images/{k}': v for k, v in bad_class.items()}
-    for o in filter(None, (examples, class_examples)): check_repeats([e.repeats for e in o])
+    for some in filter(None, (examples, class_examples)): check_repeats([o.repeats for o in some])
     held = set(hold_out(examples, config.num_validation, config.seed))
     held_out, examples = ([o for n, o in enumerate(examples) if (n in held) == kept] for kept in (True, False))
     before = read_config(folder) if (folder/'config.json').exists() else {}
@@ -494,7 +493,7 @@ def start_run(
 def _paths_from(plan:Plan) -> dict[str,str]: # By setting; for `read_settings_of`
     "Where the paths of a run lead from its own folder"
     config, found, own = plan.config, {}, os.path.realpath(plan.folder)
-    named = dict(base=plan.base, dataset=plan.dataset, class_images=plan.class_images, masked_loss=config.masked_loss, start_from=config.start_from)
+    named:dict[str,str|Path|None] = dict(base=plan.base, dataset=plan.dataset, class_images=plan.class_images, masked_loss=config.masked_loss, start_from=config.start_from)
     for key, path in named.items():
         if path is None or str(path) in ('starter', 'alpha') or not as_path(path).exists(): continue
         try: found[key] = os.path.relpath(os.path.realpath(as_path(path)), own)

@@ -156,7 +156,7 @@ def try_to_write(
     name:str, # Name of the LoRA
 ) -> None:
     "Try every file that a run writes; nothing of it stays"
-    for o in folder.glob('.try-*.tmp'): shutil.rmtree(o, ignore_errors=True)     # of a process that was killed
+    for left in folder.glob('.try-*.tmp'): shutil.rmtree(left, ignore_errors=True)     # of a process that was killed
     place = path = folder
     try:
         with tempfile.TemporaryDirectory(dir=folder, prefix='.try-', suffix='.tmp') as made:

@@ -35,8 +35,8 @@ def test_training_shows_itself_and_is_interrupted(lab, browser, look):
     sessions = json.load(urllib.request.urlopen(f'{lab[1]}/api/sessions?token=t'))         # the ■ of the toolbar asks the server for this
     kernel = next(o['kernel']['id'] for o in sessions if o['path'] == f'{name}.ipynb')
     urllib.request.urlopen(urllib.request.Request(f'{lab[1]}/api/kernels/{kernel}/interrupt?token=t', b'', method='POST'))
-    page.wait_for_selector('text=/stopped at step \\d+ of 4000; a checkpoint is kept/', timeout=60_000)
-    page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=30_000)
+    page.wait_for_selector('text=/stopped at step \\d+ of 4000; a checkpoint is kept/', timeout=180_000)
+    page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=120_000)
     keep_picture(page, f'live-stopped-{look_name(look).replace(" ", "-")}')
     run = Run(lab[0]/name)
     assert 10 < run.now()['step'] < 4000 and run.checkpoints and run.loras and not (run.folder/'stop').exists()
@@ -46,10 +46,10 @@ def test_training_shows_itself_and_is_interrupted(lab, browser, look):
 def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
     process = begin(lab[0], 'other', 60)
     page, complaints = open_notebook(lab, browser, 'watching', "from automode.run_widget import watch\nwatch('other')", "from automode.run import Run\nRun('other')")
-    page.wait_for_selector('.amt-state', timeout=60_000)
+    page.wait_for_selector('.amt-state', timeout=180_000)
     process.communicate()
     assert process.returncode == 0
-    page.wait_for_function("() => /^done · step 60 of 60/.test(document.querySelector('.amt-state').textContent)", timeout=60_000)
+    page.wait_for_function("() => /^done · step 60 of 60/.test(document.querySelector('.amt-state').textContent)", timeout=180_000)
     assert 'other.safetensors' in page.inner_text('.amt-message') and not page.is_visible('.am-button')
     run_cells(page, 2)                                                                    # opened again, after the end
     page.wait_for_selector('.jp-RenderedHTML table')
@@ -63,9 +63,9 @@ def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
 def test_the_button_stops_another_process(lab, browser):
     folder, process = lab[0], begin(lab[0], 'long', 4000)
     page, complaints = open_notebook(lab, browser, 'stopping', "from automode.run_widget import watch\nwatch('long')")
-    page.click('.am-button', timeout=60_000)
-    said = process.communicate(timeout=60)[0]
+    page.click('.am-button', timeout=180_000)
+    said = process.communicate(timeout=180)[0]
     assert 'stopped at step' in said and Run(folder/'long').checkpoints
-    page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=30_000)
+    page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=120_000)
     assert 'goes on from step' in page.inner_text('.amt-message') and not (folder/'long'/'stop').exists() and complaints == []
     page.close()
