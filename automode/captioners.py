@@ -23,7 +23,7 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
 from .blip import BlipCaptioner, Captioned, DrawTokens, best_of, check_settings, load_blip, tidy
 from .booru import Tagger, find_weights, load_model, load_tagger, squashed_size
-from .core import Problem, counted, find_model, loading, make_generator, pick_device, pick_dtype, quiet
+from .core import Problem, find_model, loading, make_generator, pick_device, pick_dtype, quiet
 
 # %% ../nbs/03_captioners.ipynb #0ff07f03
 class WritingCaptioner:
@@ -333,8 +333,8 @@ def __call__(
     if 'prompt' in self.takes: named['prompt'] = prompt
     elif len(self.places) > 1 and self.places[1] not in named: handed.append(prompt)
     found = list(self.function(*handed, **named))
-    if len(found) != len(images): raise Problem(f"the captioner '{self.name}' returned {counted(len(found), 'caption')} for "
-                                                f"{counted(len(images), 'picture')}; it must return one for each")
+    if len(found) != len(images): raise Problem(f"the captioner '{self.name}' returned {len(found)} captions for "
+                                                f"{len(images)} pictures; it must return one for each")
     return [as_captioned(o, self.name) for o in found]
 
 # %% ../nbs/03_captioners.ipynb #e9448e6f

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from .buckets import scale_needed
 from .cache import Store, digest_file, digest_weights, make_key
-from .core import Problem, as_path, counted, progress
+from .core import Problem, as_path, progress
 from .examples import Example, training_image, training_mask
 from .images import crop_box, to_pixel_values
 from .models import BaseModel, Encoded, at_once, encode_images, encode_prompts, tokenize
@@ -293,7 +293,7 @@ def make_cache(
     num_instance = sum(n < len(examples) for n in good)
     if not num_instance:
         why = f'; the first: {next(iter(bad.values()))}' if bad else ''
-        raise Problem(f"of {counted(len(examples), 'picture')} none can be trained on{why}")
+        raise Problem(f"none of the {len(examples)} pictures can be trained on{why}")
     kept, entries = [both[n] for n in good], [entries[n] for n in good]
     bucket, place, parts = _group(entries)
     prompts, prompt = _number_prompts(kept)

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .card import Base, find_base
-from .core import Problem, counted, progress
+from .core import Problem, progress
 from .estimate import is_out_of_memory
 from .generate import draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora, save_picture, sheet, switch_lora
 from .lora import read_lora_info, tag_counts
@@ -59,7 +59,7 @@ class Playground:
         self.out = Path(out) if out else self.run.folder/'pictures' if self.run else Path('pictures')
         self.device, self.dtype, self.made, self.on, self._pipeline = device, dtype, {}, None, None
         if not self.loras:
-            raise Problem(f"'{self.run.folder}' has no LoRA yet; the first comes with the first checkpoint, after {counted(self.run.config['save_every_steps'], 'step')}")
+            raise Problem(f"'{self.run.folder}' has no LoRA yet; the first comes with the first checkpoint, after {self.run.config['save_every_steps']} steps")
 
     @property
     def loras(self) -> dict[str,Path|str]: # By name, oldest first
