@@ -22,7 +22,7 @@ from .formats import caption_from_path
 from .generate import compare
 from .report import write_report
 from .starter import sample_pictures, starter_prompt
-from .run import Run
+from .run import Run, check_name
 from .train import train
 
 # %% ../nbs/12_auto.ipynb #088231b1
@@ -75,12 +75,13 @@ def run(
 ) -> Run: # The finished run, in `out/run`
     "Caption the pictures, train a LoRA, draw without and with it, write a report"
     out, started = Path(out), time.time()
-    find_model(base, 'base')                                    # say now, not after the captions, that it is not there
+    find_model(base, 'base')                                    # say now, not after the captions, what is wrong
+    name = check_name(name or out.resolve().name)
     print(f"1 of 4: captions for the pictures in '{Path(pictures).name}'")
     dataset = caption_folder(pictures, captioner, prompt, out=out/'dataset', background=background, device=device)
     if dataset.bad: print(f"left out {len(dataset.bad)}: see {out/'dataset'/REJECTED}")
     print('2 of 4: the LoRA')
-    finished = train(out/'dataset', base, out/'run', name=name or out.resolve().name, seed=seed, device=device, **kwargs)
+    finished = train(out/'dataset', base, out/'run', name=name, seed=seed, device=device, **kwargs)
     print('3 of 4: pictures without and with it')
     texts = [o['text'] for o in dataset.trainable()]
     prompts = prompts or choose_prompts(texts, kwargs.get('token'), kwargs.get('class_word'))

@@ -17,8 +17,8 @@ from PIL import Image
 
 from .buckets import assign_buckets, draw_buckets, kept_share, make_buckets, read_focus, scale_needed
 from .copies import can_hash, hash_image, near_groups, same_files
-from .core import Problem, as_html, as_path, find_model, loading, parse_json, progress, read_json
-from .dataset import METADATA, Dataset, training_prompt
+from .core import Problem, as_html, as_path, counted, find_model, loading, parse_json, progress, read_json
+from .dataset import METADATA, Dataset, find_metadata, read_taken, training_prompt
 from .folder import open_folder, read_outside
 from .images import BadImage, data_uri, open_image, picture_size
 from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
@@ -30,6 +30,7 @@ KINDS = { # degree, title, what to do about it
     'unreadable': ('error', 'pictures that cannot be read and would be left out', 'replace the files, or take them away'),
     'unlisted': ('error', 'pictures without a row, which would be left out', 'run automode caption on the folder'),
     'empty': ('error', 'pictures without a caption, which would be left out', 'write captions, or run automode caption'),
+    'unread': ('warning', 'captions in other files that were never read', 'take them over with automode captions FOLDER --from FOLDER'),
     'stale': ('warning', 'captions that changed in other files after they were read', 'take them over with automode captions FOLDER --from FOLDER'),
     'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'give --token and --class_word'),
     'no trigger': ('warning', 'prompts that do not name the token', 'write {token} into the captions'),
@@ -114,7 +115,7 @@ def _read_rows(
 ) -> dict[str,dict]: # Rows of the dataset that would train, by `file_name`
     "Compare the rows of a dataset with its pictures"
     folder, degree = check.folder, 'note' if check.token or check.class_word else None
-    written = Dataset.read(folder) if (folder/METADATA).exists() else Dataset(folder)
+    written = Dataset.read(folder) if find_metadata(folder).exists() else Dataset(folder)
     try: dataset = open_folder(folder).dataset
     except Problem:
         if any(o['file_name'] not in written.bad for o in written) or not len(written): raise
@@ -134,7 +135,8 @@ def _read_rows(
         if not (row.get('text') or '').strip(): check.add('empty' if os.path.normpath(name) in known else 'unlisted', name, degree=degree)
         sources[name] = row
     if len(written):
-        for name, text in dataset.stale(read_outside(dataset)).items(): check.add('stale', name, f'now "{text}"')
+        taken = read_taken(folder)
+        for name, text in dataset.stale(read_outside(dataset)).items(): check.add('stale' if name in taken else 'unread', name, f'now "{text}"')
     return sources
 
 # %% ../nbs/06_check.ipynb #3b626590
@@ -318,7 +320,7 @@ def summary(
     "How many pictures would train, and how much was found"
     count = Counter(o.degree for o in self.findings for _ in o.files)
     several = ', '.join(f'{count[o]} {o}{"s"*(count[o] != 1)}' for o in DEGREES)
-    return f'checked {len(self.rows)} pictures, {len(self.trained)} would train: {several}'
+    return f'checked {counted(len(self.rows), "picture")}, {len(self.trained)} would train: {several}'
 
 def _shorten(
     text:str, # A name or a reason, however long
@@ -338,7 +340,7 @@ def text(
     for found in self.findings:
         lines += ['', f'{found.degree}: {found} ({KINDS[found.kind][2]})']
         if found.groups: shown = [', '.join(o) for o in found.groups]
-        else: shown = [f'{name}: {detail}' if detail else name for name, detail in found.files.items()]
+        else: shown = [(detail if detail.startswith(name) else f'{name}: {detail}') if detail else name for name, detail in found.files.items()]
         lines += [f'    {_shorten(o)}' for o in shown[:most]] + [f'    and {len(shown) - most} more']*(len(shown) > most)
     if self.buckets: lines += ['', 'buckets: ' + ', '.join(f'{w} x {h}: {len(names)}' for (w, h), names in self.buckets.items())]
     prompts = Counter(o['prompt'] for o in self.trained)

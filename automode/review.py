@@ -11,7 +11,7 @@ from typing import Callable, Iterable
 
 from fastcore.basics import patch
 
-from .core import Problem
+from .core import Problem, counted
 from .dataset import Dataset, training_prompt
 from .edits import Edit, WordCounts, caption_change, count_words, edit_captions, select_rows
 from .folder import as_dataset
@@ -85,7 +85,7 @@ def go(
     if not self.names: return None
     if isinstance(to, str):
         if to not in self._place:
-            raise Problem(f"'{to}' is not among the {len(self)} pictures that are shown; take the filter away")
+            raise Problem(f"'{to}' is not among the {counted(len(self), 'picture')} shown; take the filter away")
         self.name = to
     else: self.name = self.names[min(max(self._place[self.name] + to, 0), len(self) - 1)]
     return self.name

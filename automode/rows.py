@@ -115,7 +115,7 @@ def parse_metadata(
         if where == 'out': trouble = _leads_out(row['file_name'])
         elif not trouble and picture_key(row) in known: trouble = f'{row["file_name"]!r} has a row already, above'
         if trouble.startswith('the "file_name"') and row['file_name'] not in dropped: key = row['file_name']
-        if trouble: dropped[key] = f'line {n} of {METADATA}: {trouble}'
+        if trouble: dropped[key] = f'{METADATA} line {n}: {trouble}'
         else:
             rows.append(row)
             known.add(picture_key(row))
