@@ -125,7 +125,7 @@ def test_the_menu_and_the_switch(site, browser):
     page.click('#quarto-sidebar >> text=How to')
     page.wait_for_timeout(400)
     keep_picture(page, 'site-menu')
-    page.click('#quarto-sidebar >> text=Which pictures can I give it?')
+    page.click('#quarto-sidebar >> text=Which images can I use?')
     page.wait_for_url('**/howto/pictures.html')
     page.set_viewport_size(DESK)
     page.click('.quarto-color-scheme-toggle >> visible=true')
