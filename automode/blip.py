@@ -72,10 +72,11 @@ def from_pretrained(
     device:str|None=None, # Device; None for the best available
     dtype:str|None=None, # Precision; None for the device's default
     trust_remote_code:bool=False, # Ignored: transformers knows BLIP
+    **options, # None: BLIP has no options of its own
 ) -> BlipCaptioner: # Captioner
     "Load a BLIP captioner, as `load_captioner` does"
     with loading(name, 'captioner'): find_weights(find_model(name, 'captioner'), name)
-    return load_blip(name, device, dtype)
+    return load_blip(name, device, dtype, **options)
 
 # %% ../nbs/03_blip.ipynb #b4c2c631
 @patch
@@ -139,7 +140,7 @@ def new_tokens(
     seed:int=0, # Random seed of sampling
     num_captions:int=1, # Captions per image
     use_cache:bool=True, # Whether to use the key-value cache
-) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, their log-probabilities, and a mask of those before the padding
+) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, log-probabilities, and a mask of the padding
     "Continue `prompt` for each image, `num_captions` rows per image"
     ids, max_new_tokens = self.prompt_ids(prompt, len(images), max_new_tokens)
     config = self.model.config.text_config
@@ -149,9 +150,9 @@ def new_tokens(
         seen, ids = (o.repeat_interleave(num_captions, 0) for o in (seen, ids))
         settings = dict(logits_processor=[DrawTokens(top_p, self.image_generators(images, seed, num_captions))])
     out = self.model.text_decoder.generate(
-        input_ids=ids[:, :-1], encoder_hidden_states=seen, max_new_tokens=max_new_tokens, do_sample=False, use_cache=use_cache,
-        eos_token_id=config.sep_token_id, pad_token_id=config.pad_token_id, return_dict_in_generate=True,
-        output_scores=num_beams > 1, output_logits=num_beams == 1, **settings)
+        input_ids=ids[:, :-1], encoder_hidden_states=seen, max_new_tokens=max_new_tokens, do_sample=False,
+        use_cache=use_cache, eos_token_id=config.sep_token_id, pad_token_id=config.pad_token_id,
+        return_dict_in_generate=True, output_scores=num_beams > 1, output_logits=num_beams == 1, **settings)
     scores = out.scores if num_beams > 1 else out.logits
     log_probs = self.model.text_decoder.compute_transition_scores(
         out.sequences, scores, getattr(out, 'beam_indices', None), normalize_logits=num_beams == 1)

@@ -72,7 +72,7 @@ def find_batch_size(
 ) -> int: # Images per forward pass
     "Double the batch size while it fits and the throughput grows by a tenth"
     size, rate = 4, 0.
-    Halving(captioner, 1)([image], prompt, **kwargs)                            # a first call does things that later ones do not
+    Halving(captioner, 1)([image], prompt, **kwargs)                            # warmup
     while size < most:
         started = time.perf_counter()
         try: captioner([image] * 2*size, prompt, **kwargs)
@@ -129,7 +129,8 @@ class CaptionRun:
         load:Callable, # Function that loads the captioner
         state=None, # `accelerate.PartialState`; None for a single process
     ):
-        self.folder, self.settings, self.batch_size, self.load, self.state = Path(folder), settings, batch_size, load, state
+        self.folder, self.settings, self.batch_size = Path(folder), settings, batch_size
+        self.load, self.state = load, state
         self.journals, self.captioner, self.captioned, self.kept = Journals(folder), None, set(), 0
 
     @property
@@ -153,9 +154,9 @@ def _stop_for_foreign(dataset, names):
     clash = {o['file_name']: keys for o in dataset if o['file_name'] in names and (keys := foreign_values(o))}
     if not clash: return
     columns, some = sorted({key for keys in clash.values() for key in keys}), ', '.join(list(clash)[:3])
-    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} image{'s'*(len(clash) > 1)} "
-                  f"without a caption "
-                  f"({some}{' …' if len(clash) > 3 else ''}), which captioning would replace; rename {columns[0]}, e.g. to my_{columns[0]}")
+    images = f"image{'s'*(len(clash) > 1)} without a caption ({some}{' …' if len(clash) > 3 else ''})"
+    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} {images}, "
+                  f'which captioning would replace; rename {columns[0]}, e.g. to my_{columns[0]}')
 
 # %% ../nbs/04_caption.ipynb #d3dfe534
 @patch
@@ -326,7 +327,7 @@ def check_options(
 def caption_folder(
     folder:str|Path, # Folder of images, captioned or not; address of an image; or `.txt` file of addresses
     captioner:str|Path|Callable='starter', # `starter`, a folder, a Hugging Face id, or a function from images to texts
-    prompt:str|None=None, # Beginning of every caption, or request to a chat model; None for the captioner's usual prompt
+    prompt:str|None=None, # Beginning of every caption, or request to a chat model; None for the usual prompt
     out:str|Path|None=None, # Folder for a copy; None writes into `folder`, or into `fetched` for images from the web
     batch_size:int|None=None, # Images per forward pass; None for automatic
     num_beams:int|None=None, # Beam search width; 1 is greedy; None for 3, or for sampling with `top_p`
@@ -335,7 +336,7 @@ def caption_folder(
     seed:int=0, # Random seed of sampling
     num_captions:int=1, # Candidates per image
     keep_prompt:str|bool='yes', # Whether the caption keeps the prompt: `yes`, `no`, or the words that replace it
-    recaption:str|float|Sequence[str]|None=None, # Captions to write again: `below=SCORE`, names, or a text file of names
+    recaption:str|float|Sequence[str]|None=None, # Captions to redo: `below=SCORE`, names, or a text file of names
     overwrite:bool=False, # Whether to write all captions of captioners again
     background:str|None=None, # Color behind transparent images, kept for all later steps; None leaves it as it is
     device:str|None=None, # Device; None for the best available
@@ -344,9 +345,10 @@ def caption_folder(
     max_bytes:int=50_000_000, # Largest size of an image from the web
     allow_private:bool=False, # Whether addresses may lead to this machine or its network
     **options, # Options of the captioner, e.g. `thresholds`; see `load_captioner`
-) -> Dataset: # Captioned dataset; `bad` holds unusable images, `counts` the numbers of captioned, skipped, rejected and kept images
+) -> Dataset: # Dataset; `bad` names unusable images, `counts` counts captioned, skipped, rejected and kept ones
     "Caption the images of a folder, and keep the captions in its `metadata.jsonl`"
-    decoding = dict(num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed, num_captions=num_captions)
+    decoding = dict(num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed,
+                    num_captions=num_captions)
     web = dict(timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
     check_options(captioner, decoding | web | options | dict(
         prompt=prompt, batch_size=batch_size, keep_prompt=keep_prompt, recaption=recaption, overwrite=overwrite,

@@ -67,7 +67,8 @@ CAPTION_OPTIONS = Options('option', # of folders
     CaptionOption('background', 'Color behind transparent images'),
     CaptionOption('timeout', 'Seconds per image from the web', rule='above 0', right=lambda o: _number(o) and o > 0),
     CaptionOption('max_bytes', 'Largest size of an image from the web', rule='1 or more', right=_count),
-    CaptionOption('allow_private', 'Whether addresses may lead to this machine or its network', rule='true or false', right=_flag),
+    CaptionOption('allow_private', 'Whether addresses may lead to this machine or its network', rule='true or false',
+                  right=_flag),
     CaptionOption('device', 'Device'),
     CaptionOption('dtype', 'Precision'))
 
@@ -78,24 +79,26 @@ for _option in ( # of decoding, given to each call of a captioner
     CaptionOption('top_p', 'Nucleus sampling: probability mass to sample from', rule='above 0 and at most 1',
                   right=lambda o: _number(o) and 0 < o <= 1, refuses=_sampling_or_beams, everywhere=False),
     CaptionOption('seed', 'Random seed of nucleus sampling', rule='an integer', right=_integer),
-    CaptionOption('num_captions', 'Candidates per image', rule='1 or more', right=_count, off=(None, 1), everywhere=False),
-    CaptionOption('keep_prompt', 'Whether the caption keeps the prompt', rule='yes, no, or the words that replace the prompt',
-                  right=lambda o: isinstance(o, (str, bool)), off=(None, 'yes', True), everywhere=False),
+    CaptionOption('num_captions', 'Candidates per image', rule='1 or more', right=_count, off=(None, 1),
+                  everywhere=False),
+    CaptionOption('keep_prompt', 'Whether the caption keeps the prompt', off=(None, 'yes', True), everywhere=False,
+                  rule='yes, no, or the words that replace the prompt', right=lambda o: isinstance(o, (str, bool))),
 ): CAPTION_OPTIONS.add(_option)
 
 # %% ../nbs/02_caption_options.ipynb #fc35dc7b
 for _option in ( # of a captioner, given when it is loaded
-    CaptionOption('trust_remote_code', "Whether code from the model's folder may run", rule='true or false', right=_flag,
-                  off=(None, False), loads=True),
-    CaptionOption('prompt_template', 'Request, with `{prompt}` where the prompt goes', rule='text', right=_text, off=(None, ''),
-                  everywhere=False, loads=True),
-    CaptionOption('prefix', 'Words in front of every caption', rule='text', right=_text, off=(None, ''), everywhere=False, loads=True),
+    CaptionOption('trust_remote_code', "Whether code from the model's folder may run", off=(None, False),
+                  rule='true or false', right=_flag, loads=True),
+    CaptionOption('prompt_template', 'Request, with `{prompt}` where the prompt goes', off=(None, ''),
+                  rule='text', right=_text, everywhere=False, loads=True),
+    CaptionOption('prefix', 'Words in front of every caption', off=(None, ''),
+                  rule='text', right=_text, everywhere=False, loads=True),
     CaptionOption('thresholds', 'Smallest probability of a tag, or one for each category', right=_probabilities,
                   rule='between 0 and 1, or a dict of such numbers by category', everywhere=False, loads=True),
-    CaptionOption('escape', 'Whether to write a backslash before parentheses', rule='true or false', right=_flag, off=(None, False),
-                  everywhere=False, loads=True),
-    CaptionOption('pad', 'Whether to pad images to a square with a white border', rule='true or false', right=_flag, off=(None, False),
-                  everywhere=False, loads=True),
+    CaptionOption('escape', 'Whether to write a backslash before parentheses', off=(None, False),
+                  rule='true or false', right=_flag, everywhere=False, loads=True),
+    CaptionOption('pad', 'Whether to pad images to a square with a white border', off=(None, False),
+                  rule='true or false', right=_flag, everywhere=False, loads=True),
 ): CAPTION_OPTIONS.add(_option)
 
 # %% ../nbs/02_caption_options.ipynb #7120d31f

@@ -94,8 +94,8 @@ def check_decoding(
     num_captions:int, # Candidates per image
 ) -> int: # Beams that are needed
     "Check the decoding options; a `Problem` names all that are wrong"
-    wrong = find_wrong_values(dict(max_new_tokens=max_new_tokens, num_beams=num_beams, top_p=top_p, num_captions=num_captions))
-    if wrong: raise Problem('; '.join(wrong))
+    given = dict(max_new_tokens=max_new_tokens, num_beams=num_beams, top_p=top_p, num_captions=num_captions)
+    if wrong := find_wrong_values(given): raise Problem('; '.join(wrong))
     return 1 if top_p is not None else max(num_beams, num_captions)
 
 # %% ../nbs/02_captioner_base.ipynb #ec83f05a
@@ -126,8 +126,8 @@ def find_weights(
     "Check that the weights are in safetensors"
     for o in ('model.safetensors', 'model.safetensors.index.json'):
         if cached_file(path, o, _raise_exceptions_for_missing_entries=False): return
-    raise Problem(f"'{name}' has no weights in safetensors; other formats can run code as they are read, so take a copy "
-                  "that has model.safetensors")
+    raise Problem(f"'{name}' has no weights in safetensors; other formats can run code as they are read, so take "
+                  "a copy that has model.safetensors")
 
 def load_model(
     auto:Any, # Auto class of transformers, e.g. `AutoModelForImageClassification`
@@ -140,8 +140,9 @@ def load_model(
     find_weights(path, name)
     model, info = auto.from_pretrained(path, use_safetensors=True, output_loading_info=True,
                                        trust_remote_code=trust_remote_code, **kwargs)
-    if info['missing_keys']: raise Problem(f"'{name}' lacks weights that it needs (such as {min(info['missing_keys'])}); "
-        "is it a model for another task, or a copy from before its kind came into transformers?")
+    if missing := info['missing_keys']:
+        raise Problem(f"'{name}' lacks weights that it needs (such as {min(missing)}); is it a model for another task, "
+                      "or a copy from before its kind came into transformers?")
     return model
 
 # %% ../nbs/02_captioner_base.ipynb #d5eae2b3
@@ -227,7 +228,8 @@ def chosen_log_probs(
 ) -> tuple[torch.Tensor,torch.Tensor]: # New tokens and their log-probabilities
     "Look up the log-probability of each token"
     beams = getattr(out, 'beam_indices', None)
-    if beams is None: beams = torch.arange(len(out.sequences), device=out.sequences.device)[:, None].expand(-1, len(out.logits))
+    rows = torch.arange(len(out.sequences), device=out.sequences.device)[:, None]
+    if beams is None: beams = rows.expand(-1, len(out.logits))
     beams = beams[:, :(beams >= 0).sum(1).max()].clamp(min=0)
     tokens = out.sequences[:, -beams.shape[1]:]
     steps = [out.logits[i][beams[:, i]].float().log_softmax(-1) for i in range(beams.shape[1])]
@@ -245,7 +247,8 @@ def draws(
     "Make the logits processor that samples"
     seen = [o.resize(self.size, Image.Resampling.BICUBIC) if self.size else o for o in images]
     digests = [hashlib.blake2b(repr(o.size).encode() + o.tobytes(), digest_size=7).digest() for o in seen]
-    return DrawTokens(top_p, [make_generator(seed, int.from_bytes(o, 'big'), n) for o in digests for n in range(num_captions)])
+    numbers = [int.from_bytes(o, 'big') for o in digests]
+    return DrawTokens(top_p, [make_generator(seed, o, n) for o in numbers for n in range(num_captions)])
 
 @patch
 def room(
@@ -272,7 +275,7 @@ def new_tokens(
     top_p:float|None=None, # Nucleus sampling: probability mass to sample from; None for no sampling
     seed:int=0, # Random seed of sampling
     num_captions:int=1, # Captions per image
-) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, their log-probabilities, and a mask of those before the padding
+) -> tuple[torch.Tensor,torch.Tensor,torch.Tensor]: # New tokens, log-probabilities, and a mask of the padding
     "Generate `num_captions` rows of tokens per image"
     settings:dict[str,Any] = dict(num_beams=num_beams, num_return_sequences=num_captions)
     if top_p is not None:
@@ -281,9 +284,10 @@ def new_tokens(
     inputs, config = self.inputs(images, prompt).to(self.model.device, self.model.dtype), self.writer.generation_config
     forced = int(config.forced_bos_token_id is not None)    # a first token that was not the model's choice
     pad = next(o for o in (config.pad_token_id, self.processor.tokenizer.pad_token_id, self.ends[0]) if o is not None)
+    room = self.room(inputs, max_new_tokens, prompt) + forced
     with quiet(): out = self.model.generate(
-        **inputs, max_new_tokens=self.room(inputs, max_new_tokens, prompt) + forced, do_sample=False, output_logits=True,
-        return_dict_in_generate=True, eos_token_id=self.ends, pad_token_id=pad, **settings)
+        **inputs, max_new_tokens=room, do_sample=False, output_logits=True, return_dict_in_generate=True,
+        eos_token_id=self.ends, pad_token_id=pad, **settings)
     tokens, log_probs = (o[:, forced:] for o in chosen_log_probs(out))
     is_end = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
     return tokens, log_probs, is_end.cumsum(1) - is_end.long() == 0

@@ -27,8 +27,10 @@ def as_captioned(
         text, score, others = Captioned(*found)
         with suppress(TypeError, ValueError, RuntimeError):                     # not a number, or not iterable
             if score is not None: score = float(score)
-            if not isinstance(others, str): return Captioned(text, score, tuple(as_captioned(o, name) for o in others or ()))
-    raise Problem(f"the captioner '{name}' returned {found!r:.60} for an image; it must return texts, or texts with scores")
+            if not isinstance(others, str):
+                return Captioned(text, score, tuple(as_captioned(o, name) for o in others or ()))
+    raise Problem(f"the captioner '{name}' returned {found!r:.60} for an image; "
+                  'it must return texts, or texts with scores')
 
 # %% ../nbs/03_captioner_function.ipynb #66a6c0bc
 class FunctionCaptioner(Captioner):

@@ -79,7 +79,7 @@ class Tagger(Captioner):
         model:Any, # Classifier of transformers, on its device
         processor:Any, # Image processor of the model
         name:str, # Name in the rows of a dataset
-        thresholds:Mapping[str,float]|float|None=None, # Smallest probability, or one for each category; other categories are left out
+        thresholds:Mapping[str,float]|float|None=None, # Smallest probability of a tag, or one for each category to keep
         escape:bool=False, # Whether to write a backslash before parentheses, as A1111's prompts need it
         pad:bool=False, # Whether to pad images to a square with a white border, as WD14 does
         table:str|Path|None=None, # Path of a `selected_tags.csv`, if the model has one
@@ -155,6 +155,7 @@ def from_pretrained(
     "Load an image classifier as a captioner"
     path, place = find_model(name, 'captioner'), pick_device(device)
     with loading(name, 'captioner'):
-        model = load_model(AutoModelForImageClassification, path, name, trust_remote_code, dtype=pick_dtype(place, dtype))
+        auto, precision = AutoModelForImageClassification, pick_dtype(place, dtype)
+        model = load_model(auto, path, name, trust_remote_code, dtype=precision)
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=trust_remote_code)
         return cls(model.to(place), processor, str(name), table=_find_table(path), **options)

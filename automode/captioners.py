@@ -40,7 +40,8 @@ def _is_chat(config:Mapping) -> bool:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     kind = config.get('model_type')
-    return kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or bool(kind not in CONFIG_MAPPING_NAMES and config.get('auto_map'))
+    own_code = kind not in CONFIG_MAPPING_NAMES and 'auto_map' in config
+    return own_code or kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 # %% ../nbs/03_captioners.ipynb #bf86707e
 _decoding = 'max_new_tokens', 'num_beams', 'top_p', 'num_captions'
@@ -48,14 +49,17 @@ _decoding = 'max_new_tokens', 'num_beams', 'top_p', 'num_captions'
 CAPTIONERS = Options('captioner',
     CaptionerKind('blip', 'BLIP, continues a prompt', 'automode.blip:BlipCaptioner', model_types=('blip',),
                   takes=(*_decoding, 'keep_prompt')),
-    CaptionerKind('blip2', 'BLIP-2, continues a prompt or answers a question', 'automode.captioner_blip2:Blip2Captioner',
-                  model_types=('blip-2',), takes=(*_decoding, 'keep_prompt', 'prefix')),
+    CaptionerKind('blip2', 'BLIP-2, continues a prompt or answers a question',
+                  'automode.captioner_blip2:Blip2Captioner', model_types=('blip-2',),
+                  takes=(*_decoding, 'keep_prompt', 'prefix')),
     CaptionerKind('git', 'GIT, continues a prompt', 'automode.captioner_git:GitCaptioner', model_types=('git',),
                   takes=(*_decoding, 'keep_prompt', 'prefix')),
-    CaptionerKind('florence2', 'Florence-2, descriptions of three lengths', 'automode.captioner_florence2:Florence2Captioner',
-                  model_types=('florence2',), takes=(*_decoding, 'prefix')),
-    CaptionerKind('chat', 'Chat models that see images (Qwen-VL, LLaVA, SmolVLM, ...)', 'automode.captioner_chat:ChatCaptioner',
-                  matches=_is_chat, takes=(*_decoding, 'prefix', 'prompt_template')),
+    CaptionerKind('florence2', 'Florence-2, descriptions of three lengths',
+                  'automode.captioner_florence2:Florence2Captioner', model_types=('florence2',),
+                  takes=(*_decoding, 'prefix')),
+    CaptionerKind('chat', 'Chat models that see images (Qwen-VL, LLaVA, SmolVLM, ...)',
+                  'automode.captioner_chat:ChatCaptioner', matches=_is_chat,
+                  takes=(*_decoding, 'prefix', 'prompt_template')),
     CaptionerKind('tagger', 'Image classifiers that write tags (WD14 style)', 'automode.captioner_tagger:Tagger',
                   matches=_is_classifier, takes=('keep_prompt', 'thresholds', 'escape', 'pad')))
 
@@ -103,7 +107,8 @@ def find_kind(
 def _refusal(name:str, kind:CaptionerKind|None, loaded:bool) -> str:
     "Why a captioner does not take an option; empty when it does"
     option = CAPTION_OPTIONS[name]
-    if option.loads and loaded: return f'{name} is for a captioner that is named; leave it out, or give it to load_captioner'
+    if option.loads and loaded:
+        return f'{name} is for a captioner that is named; leave it out, or give it to load_captioner'
     if option.everywhere or kind is None or name in kind.takes: return ''
     others = [o.name for o in CAPTIONERS.values() if name in o.takes]
     return f"{name} is not supported with captioner {kind.name} (only with {', '.join(others)}); leave it out"
@@ -129,7 +134,7 @@ def load_captioner(
     dtype:str|None=None, # Precision; None for the device's default
     trust_remote_code:bool=False, # Whether code from the model's folder may run
     **options, # Options of its kind: `prompt_template`, `prefix`, `thresholds`, `escape`, `pad`
-) -> Any: # Captioner
+) -> Callable: # Captioner
     "Load a captioner of any kind; all wrong options are one `Problem`, before anything is loaded"
     wrong = find_wrong_options(name, options | dict(trust_remote_code=trust_remote_code))
     late = [k for k in options if k in CAPTION_OPTIONS and not CAPTION_OPTIONS[k].loads]
@@ -142,11 +147,12 @@ def load_captioner(
 def as_captioner(
     function:Callable, # Function from images to texts, or a captioner
     name:str|None=None, # Name in the rows of a dataset; None for the function's name
-) -> Any: # Captioner
+) -> Callable: # Captioner
     "Make a captioner of a function; a captioner is returned as it is"
     from automode.captioner_base import Captioner
     from automode.captioner_function import FunctionCaptioner
     if isinstance(function, Captioner): return function
-    if not callable(function): raise Problem(f"a captioner must be a function from images to texts, got {function!r:.60}")
+    if not callable(function):
+        raise Problem(f'a captioner must be a function from images to texts, got {function!r:.60}')
     own = getattr(function, 'name', None) or getattr(function, '__name__', type(function).__name__)
     return FunctionCaptioner(function, str(name or own).replace('<lambda>', 'custom'))
