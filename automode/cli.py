@@ -9,7 +9,7 @@ __all__ = ['commands', 'LORA_ACTIONS', 'command', 'given', 'look_first', 'read_f
            'completion', 'sentence', 'overview', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #6abb0952
-import os, signal, sys, warnings
+import errno, os, re, signal, sys, warnings
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Callable, Iterable
@@ -517,29 +517,35 @@ def completion(
     print(completion_script(shell, {o: command_parser(o) for o in commands}, flag_words()), end='')
 
 # %% ../nbs/13_cli.ipynb #9245b556
-_mendable = {'No space left': 'free some space, or give another folder with --out',
-             'Disk quota': 'free some space, or give another folder with --out',
-             'File too large': 'the system limits the size of files here; give another folder with --out',
-             'Permission denied': 'give another folder, or change its rights',
-             'Read-only file system': 'give another folder with --out',
-             'No such file': 'check the path',
-             'Not a directory': 'a file is where a folder was expected; give another path',
-             'Is a directory': 'a folder is where a file was expected; give another path',
-             'out of memory': 'use a smaller --batch_size or --resolution',
-             "can't allocate memory": 'use a smaller --batch_size or --resolution'}
+_elsewhere = 'give another folder with --out'
+_advice = {errno.ENOSPC: f'free some space, or {_elsewhere}', errno.EDQUOT: f'free some space, or {_elsewhere}',
+           errno.EFBIG: f'the system limits the size of files here; {_elsewhere}', errno.EROFS: _elsewhere,
+           errno.EACCES: 'give another folder, or change its permissions', errno.ENOENT: 'check the path',
+           errno.ENOTDIR: 'a file is where a folder was expected; give another path',
+           errno.EISDIR: 'a folder is where a file was expected; give another path'}
+
+def _number_of(error:BaseException) -> int|None:
+    "The number of a system error; Rust libraries such as safetensors have it in their text only"
+    if isinstance(error, OSError): return error.errno
+    said = re.search(r'\(os error (\d+)\)', str(error)) if isinstance(error, RuntimeError) or type(error).__name__ == 'SafetensorError' else None
+    return int(said[1]) if said else None
+
+def _is_full_memory(error:BaseException) -> bool:
+    "Whether memory ran out; torch raises a plain RuntimeError on the CPU"
+    said = str(error) if isinstance(error, RuntimeError) else ''
+    return isinstance(error, MemoryError) or 'out of memory' in said or "can't allocate memory" in said
 
 def sentence(
     error:BaseException, # What was raised
 ) -> str|None: # One sentence, or None when it is a bug
-    "What to tell a person about `error`"
+    "Message for the user about `error`"
     if error is None: return None
     if isinstance(error, Problem): return str(error)
-    if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == 'SafetensorError':
-        for key, advice in _mendable.items():
-            if key not in str(error): continue
-            where = f"'{error.filename}': " if getattr(error, 'filename', None) else ''
-            what = getattr(error, 'strerror', None) or key
-            return f'{where}{what[0].lower()}{what[1:]}; {advice}'
+    if (number := _number_of(error)) in _advice:
+        where = f"'{error.filename}': " if getattr(error, 'filename', None) else ''
+        what = os.strerror(number)
+        return f'{where}{what[0].lower()}{what[1:]}; {_advice[number]}'
+    if _is_full_memory(error): return 'out of memory; use a smaller --batch_size or --resolution'
     return sentence(error.__cause__ or error.__context__)
 
 # %% ../nbs/13_cli.ipynb #5079d334
