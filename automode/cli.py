@@ -489,8 +489,12 @@ def command_parser(
 ) -> Parser: # Its parser
     "Make the parser of a command"
     function, example, _, settings = commands[name]
+    from automode.captioners import CAPTIONERS
     if settings: from automode.config import TrainConfig as settings
-    return make_parser(function, f'automode {name}', example, settings or None)
+    parser = make_parser(function, f'automode {name}', example, settings or None)
+    for o in parser._actions:
+        if o.dest == 'captioner': o.help = o.help.replace(' (default:', f'; kinds: {CAPTIONERS.listed} (default:')
+    return parser
 
 def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and its name
     "What flags take, where that is a short list"

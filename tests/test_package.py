@@ -9,7 +9,7 @@ PACKAGE = ROOT/'automode'
 MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if o.stem[0] != '_')
 HEAVY = 'torch transformers diffusers peft accelerate datasets matplotlib pandas'.split()
 LIGHT = ('core config images lock rows web buckets copies dataset download history edits filling formats formats_out formats_tar convert check '
-         'review review_widget report starter flags cli').split()  # used in a notebook or a command before any model is
+         'options caption_options captioners review review_widget report starter flags cli').split()  # used in a notebook or a command before any model is
 
 
 # --- arrows point down only
