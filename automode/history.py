@@ -23,7 +23,8 @@ def compare_words(
     after:str, # New caption
 ) -> list[tuple[str,str]]: # Runs of words, each marked `same`, `gone` or `come`
     "Compute a word-level diff of two captions"
-    old, new, out = *(re.findall(r"[\w'’-]+\s*|[^\w\s]\s*", o) for o in (before, after)), []
+    old, new = (re.findall(r"[\w'’-]+\s*|[^\w\s]\s*", o) for o in (before, after))
+    out = []
     matcher = difflib.SequenceMatcher(None, [o.strip() for o in old], [o.strip() for o in new], autojunk=False)
     for op, a, b, c, d in matcher.get_opcodes():
         if op == 'equal': out.append((''.join(max(o, key=len) for o in zip(old[a:b], new[c:d])), 'same'))
@@ -84,8 +85,8 @@ class Changes:
         texts = self.texts
         first = {make_printable(name): o for name, o in list(texts.items())[:self.show]}
         width = min(40, max(map(len, first), default=0))
-        marks = dict(gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str)
-        marked = [_mark(*map(make_printable, o), **marks) for o in first.values()]
+        def mark(before, after): return _mark(before, after, gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str)
+        marked = [mark(*map(make_printable, o)) for o in first.values()]
         more = [f'and {len(texts) - self.show} more'] if len(texts) > self.show else []
         return [f'{name:{width}}  {o}' for name, o in zip(first, marked)] + more
 
@@ -127,7 +128,7 @@ def _is_sound(line:dict) -> bool:
             and isinstance(changes, dict) and all(map(_is_change, changes.values()))
             and isinstance(left, list) and all(isinstance(o, str) for o in left))
 
-# %% ../nbs/02_history.ipynb #c74a7501
+# %% ../nbs/02_history.ipynb #463e7162
 def _find_history(folder:str|Path) -> Path:
     "Get the path of the history, which must be a readable file and not a link"
     path = own_path(folder, Path(HISTORY).name)
@@ -194,7 +195,7 @@ def _changes_of(folder:Path, line:dict) -> tuple[dict[str,dict],int]:
     return {name: o for name, o in changes.items() if name not in left}, int(line['did'] == 'redo')
 
 def _settle(dataset:Dataset) -> list[int|None]:
-    "Determine the state of the captions in the history; a last line that was never applied does not count"
+    "Get the positions of the last applied and the last undone change; a last line that was not applied does not count"
     line = _last_line(dataset.folder)
     if 'did' not in line: return line['now']
     changes, side = _changes_of(dataset.folder, line)
@@ -230,9 +231,11 @@ def make_changes(
     "Log changes, then apply them"
     with lock_dataset(dataset.folder):
         dataset.refresh()
-        rows, was = by_name(dataset), _settle(dataset)
+        rows = by_name(dataset)
+        was = _settle(dataset)
         held = {name: o for name, o in changes.items() if _holds(rows.get(name), o, 0)}
-        place, kept = _next_place(dataset.folder), [name for name in changes if name not in held]
+        kept = [name for name in changes if name not in held]
+        place = _next_place(dataset.folder)
         line = dict(did='change', what=what, was=was, now=[place, None], changes=held)
         if held: _carry_out(dataset, held, place, line)
     return Changes(dataset, held, f'changed {_count(len(held))}{_kept_words(kept)}', kept=kept)
@@ -246,12 +249,14 @@ def _kept_words(kept:list[str]) -> str:
 # %% ../nbs/02_history.ipynb #ee34883b
 def _step(dataset:Dataset|str|Path, way:str) -> Changes:
     "Undo or redo one change"
-    folder, side = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset), int(way == 'redo')
+    folder = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset)
+    side = int(way == 'redo')
     with lock_dataset(folder):
         dataset = open_dataset(dataset)
         was = _settle(dataset)
         if was[side] is None: raise Problem(f"there is nothing to {way} in '{dataset.folder}'")
-        place, top = _next_place(dataset.folder), _line_at(dataset.folder, was[side])
+        place = _next_place(dataset.folder)
+        top = _line_at(dataset.folder, was[side])
         last = _line_at(dataset.folder, top.get('of') or 0) if side else top
         if not {'changes'} <= {*last} or 'was' not in top: raise _strange(folder)
         now = [top['of'], top['was'][1]] if side else [top['was'][0], place]
@@ -264,7 +269,7 @@ def _step(dataset:Dataset|str|Path, way:str) -> Changes:
     return Changes(dataset, changes, closing, kept=kept)
 
 def _turn(changes:dict[str,dict], rows:dict[str,dict], side:int) -> tuple[dict[str,dict],list[str]]:
-    "Reverse a change, or repeat it, for the rows that are in the expected state; also name the others"
+    "Reverse a change (`side` 0) or repeat it (1) for the rows in the expected state; also name those edited since"
     turned = {name: o if side else {key: v[::-1] for key, v in o.items()} for name, o in changes.items()
               if _holds(rows.get(name), o, 1 - side)}
     return turned, [name for name, o in changes.items() if name not in turned and not _holds(rows.get(name), o, side)]
@@ -295,7 +300,8 @@ def read_history(
     folder:str|Path, # Dataset folder
 ) -> list[dict]: # `time`, `did` (change, undo or redo), `what`, and the number of `captions`
     "List the changes to the captions, oldest first"
-    path, told, undecided = _find_history(folder), [], None
+    path = _find_history(folder)
+    told, undecided = [], None
     if not path.exists(): return told
     with open(path, 'rb') as f:
         for line in filter(None, map(_parse, f)):
