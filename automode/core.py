@@ -80,7 +80,7 @@ def as_html(
 
 # %% ../nbs/00_core.ipynb #377e713d
 def _sync_folder(folder:Path) -> None:
-    "Flush the entries of `folder` to disk, except on Windows, which cannot"
+    "Flush the entries of `folder` to disk, so that renames survive a power cut; not possible on Windows"
     if os.name == 'nt': return
     handle = os.open(folder, os.O_RDONLY)
     try: os.fsync(handle)
@@ -268,7 +268,8 @@ def read_rows(
     path:str|Path, # Path of a `.jsonl` file
 ) -> list[dict]: # Rows
     "Read the rows of a `.jsonl` file; a truncated last line is ignored"
-    rows, lines = [], (read_file(path) or b'').split(b'\n')
+    rows = []
+    lines = (read_file(path) or b'').split(b'\n')
     for n, line in enumerate(lines, 1):
         if not line.strip(): continue
         try: row = parse_json(line)
