@@ -53,7 +53,7 @@ def form_trouble(
     except UnicodeEncodeError: return f'the "file_name" {name!r} is not a name that a file can have'
     return _value_trouble(row)
 
-# %% ../nbs/01_rows.ipynb #b72afeae
+# %% ../nbs/01_rows.ipynb #31978286
 MOST_REPEATS = 100_000 # Highest number of repeats per epoch that a row may ask for
 _TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Text columns of a row written by a captioner of automode
 
@@ -111,11 +111,13 @@ def parse_metadata(
     folder:str|Path, # Folder that it describes
 ) -> tuple[list[dict],dict[str,str],dict[str,str]]: # Valid rows; reasons by invalid line; reasons by missing image
     "Sort out the valid rows; nothing in `data` makes it fail"
-    rows, dropped, gone, known, seek = [], {}, {}, set(), make_seeker(folder)
+    rows, dropped, gone, known = [], {}, {}, set()
+    seek = make_seeker(folder)
     for n, line in enumerate(io.BytesIO(data), 1):
         if not line.strip(): continue
         row, trouble = parse_row(line)
-        key, where = f'{METADATA} line {n}', '' if trouble else seek(row['file_name'])
+        key = f'{METADATA} line {n}'
+        where = '' if trouble else seek(row['file_name'])
         if where == 'out': trouble = _leads_out(row['file_name'])
         elif not trouble and picture_key(row) in known: trouble = f'{row["file_name"]!r} has a row already, above'
         if trouble.startswith('the "file_name"') and row['file_name'] not in dropped: key = row['file_name']
