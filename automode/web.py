@@ -53,7 +53,8 @@ def parse_address(
                          "remove the part before the @")
     if port == 0: raise BadAddress(f"{show_address(url)} has port 0, which is not valid", "check its spelling")
     target = quote(parts.path or '/', _kept) + (f'?{quote(parts.query, _kept)}' if parts.query else '')
-    host, port = _host(url, parts.hostname or ''), port or dict(http=80, https=443)[scheme]
+    host = _host(url, parts.hostname or '')
+    port = port or dict(http=80, https=443)[scheme]
     return Address(f'{scheme}://{_netloc(scheme, host, port)}{target}', scheme, host, port, target)
 
 _kept = string.punctuation.translate({ord(o): None for o in '"<>\\^`{|}'}) # Includes `%`: encoded parts stay unchanged
@@ -86,7 +87,7 @@ def _host(url:str, host:str) -> str:
                                         "write it as four numbers, such as 93.184.215.14") from None
 
 def _netloc(scheme:str, host:str, port:int) -> str:
-    "Join host and port, leaving out the scheme's default port"
+    "Join host and port, leaving out the default port of `scheme`; with an empty `scheme`, keep every port"
     name = f'[{host}]' if ':' in host else host
     return name if (scheme, port) in (('http', 80), ('https', 443)) else f'{name}:{port}'
 
@@ -209,8 +210,9 @@ class _Limited(io.RawIOBase):
 
 # %% ../nbs/01_web.ipynb #292a6dca
 def _connect(places:Iterable[tuple], deadline:float, allow_own:bool=True) -> socket.socket:
-    "Connect to the first of `places` that answers"
-    places, error = list(places), OSError('it has no IP address')
+    "Connect to the first of `places` that answers; with `allow_own` unset, not to this machine"
+    places = list(places)
+    error = OSError('it has no IP address')
     for n, (family, place) in enumerate(places):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -229,7 +231,8 @@ def _connect(places:Iterable[tuple], deadline:float, allow_own:bool=True) -> soc
 @lru_cache(maxsize=1)
 def _tls() -> ssl.SSLContext:
     "Make the TLS context: the certificate must be valid for the host name, and trusted by this machine"
-    context, paths = ssl.create_default_context(), ssl.get_default_verify_paths()
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
     if not (paths.cafile or paths.capath or context.get_ca_certs()):
         try: import certifi
         except ImportError: return context
@@ -254,7 +257,7 @@ def _ask(sock:socket.socket, address:Address, limits:tuple[float,int], method:st
     connection.request(method, target, headers=headers)
     return connection.getresponse()
 
-# %% ../nbs/01_web.ipynb #3e8f30e4
+# %% ../nbs/01_web.ipynb #e76c33d2
 _Connection = tuple[socket.socket, Address|None] # A connection, and the proxy that gets the request, if any
 
 @contextmanager
@@ -279,8 +282,9 @@ def _read_body(response:http.client.HTTPResponse, max_bytes:int) -> bytes:
     coding = response.headers.get('Content-Encoding', '').strip().lower()
     if coding not in ('', 'identity'):
         raise Problem(f'the server sends it compressed ({coding[:20]}), which was not requested')
-    announced, data = response.length, bytearray()
+    announced = response.length
     if announced is not None and announced > max_bytes: raise TooLarge
+    data = bytearray()
     while chunk := response.read(min(2**16, max_bytes + 1 - len(data))):
         data += chunk
         if len(data) > max_bytes: raise TooLarge
@@ -300,7 +304,7 @@ class Busy(Problem):
         self.wait = int(wait) if re.fullmatch(r'[0-9]{1,6}', str(wait)) else 0
 
 def _get(url:str, limits:tuple[float,int], allow_private:bool) -> tuple[bytes,str]:
-    "Send one request; returns the body, or the address of a redirect"
+    "Send one request and return the body, or the address of a redirect"
     address = check_address(url, allow_private, _left(limits[0]))
     with _opened(address, limits, allow_private) as (sock, proxy):
         response = _ask(sock, address, limits, proxy=proxy)
@@ -349,7 +353,8 @@ def fetch(
     if not 0 < timeout <= 86400 or max_bytes < 1:
         raise Problem(f'timeout must be more than 0 and at most 86400 seconds, and max_bytes at least 1, '
                       f'got {timeout} and {max_bytes}')
-    limits, place = (time.monotonic() + timeout, max_bytes), url
+    limits = time.monotonic() + timeout, max_bytes
+    place = url
     with _explained(url, timeout, max_bytes):
         for _ in range(MAX_REDIRECTS + 1):
             try: data, onward = _get(place, limits, allow_private)
