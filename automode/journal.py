@@ -113,7 +113,7 @@ class Journals:
                 except ValueError: continue                # truncated; its batch is captioned again
                 if isinstance(entry, dict): yield self._check_entry(entry)
 
-# %% ../nbs/03_journal.ipynb #e971c98a
+# %% ../nbs/03_journal.ipynb #0551e78c
 @patch
 def _check_entry(self:Journals, entry:dict) -> tuple[list[dict],dict]:
     "Drop the invalid rows of a line"
@@ -166,7 +166,8 @@ def take_over(
     entries:Iterable[tuple[list[dict],dict]], # Lines of the journals
 ) -> tuple[set[str],dict[str,str]]: # Names of the rows with a new caption, and reasons by unreadable image
     "Merge the journals into the rows of `dataset`"
-    rows, names, bad = {o['file_name']: o for o in dataset}, set(), {}
+    rows = {o['file_name']: o for o in dataset}
+    names, bad = set(), {}
     for captioned, unread in entries:
         bad |= unread
         for new in captioned:
