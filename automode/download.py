@@ -45,7 +45,8 @@ def choose_stems(
     "Choose a unique file name for each address"
     plain = {o: safe_stem(o) for o in addresses}
     ends = Counter(o.casefold() for o in plain.values())
-    taken, stems = {Path(o).stem.casefold() for o in [*taken, *known.values()]}, {}
+    taken = {Path(o).stem.casefold() for o in [*taken, *known.values()]}
+    stems = {}
     for address, stem in plain.items():
         if address in known: stems[address] = Path(known[address]).stem
         elif stem.casefold() not in taken and ends[stem.casefold()] == 1: stems[address] = stem
@@ -153,7 +154,8 @@ def download_images(
     "Download images into the folder `out`, as unchanged files"
     if min(workers, per_host) < 1:
         raise Problem(f'workers and per_host must be 1 or more, got {workers} and {per_host}')
-    out, lock, names, rejected = as_path(out), threading.Lock(), {}, {}
+    out, lock = as_path(out), threading.Lock()
+    names, rejected = {}, {}
     addresses = list(dict.fromkeys(o.strip() for o in ([addresses] if isinstance(addresses, str) else addresses)))
     for o in addresses:
         try: parse_address(o)
