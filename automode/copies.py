@@ -21,8 +21,8 @@ def same_files(
     paths:Mapping[str,Path], # Files by name
 ) -> list[list[str]]: # Groups of two or more names, each sorted
     "Find files that are equal byte for byte"
-    lengths, digests = {name: path.stat().st_size for name, path in paths.items()}, {}
-    count = Counter(lengths.values())
+    lengths = {name: path.stat().st_size for name, path in paths.items()}
+    count, digests = Counter(lengths.values()), {}
     for name, path in paths.items():
         if count[lengths[name]] > 1: digests.setdefault(hashlib.sha256(path.read_bytes()).digest(), []).append(name)
     return sorted(sorted(o) for o in digests.values() if len(o) > 1)
