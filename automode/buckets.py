@@ -19,15 +19,16 @@ from .images import BadImage, crop_box, fit_image, image_grid, open_image, pictu
 
 # %% ../nbs/02_buckets.ipynb #998a0af1
 def make_buckets(
-    resolution:int, # Edge of the square that the model knows, in pixels
-    multiple:int=64, # What both edges must be a multiple of; 16 for the starter
+    resolution:int, # Edge in pixels of the square that the model was trained on
+    multiple:int=64, # Divisor of both edges; 16 for the starter
     min_edge:int|None=None, # Shortest edge; None takes half the resolution
     max_edge:int|None=None, # Longest edge; None takes twice the resolution
-    max_ratio:float|None=None, # Longest edge for one of 1; None leaves that to the two edges
+    max_ratio:float|None=None, # Highest ratio of the longer to the shorter edge; None means no limit
 ) -> list[tuple[int,int]]: # Widths and heights, from the tallest to the widest
-    "Sizes with an area of at most `resolution` squared"
+    "Make bucket sizes with an area of at most `resolution` squared"
     if multiple < 1 or resolution < multiple:
-        raise Problem(f'a resolution of {resolution} has no room for a multiple of {multiple}; give a larger resolution')
+        raise Problem(f'a resolution of {resolution} has no room for a multiple of {multiple}; '
+                      'give a larger resolution')
     low, high, area = min_edge or resolution/2, max_edge or 2*resolution, resolution**2
     square = resolution//multiple*multiple
     sizes = {(square, square)}
@@ -36,42 +37,38 @@ def make_buckets(
         sizes |= {(width, height), (height, width)}
     found = [o for o in sizes if low <= min(o) and max(o) <= high and max(o) <= (max_ratio or high)*min(o)]
     if found: return sorted(found, key=lambda o: (o[0]/o[1], o[0]))
-    raise Problem(f'no size of multiples of {multiple} has edges from {low:g} to {high:g}, a ratio of at most {max_ratio} and '
-                  f'the area of {resolution} x {resolution}; allow more')
+    raise Problem(f'no size of multiples of {multiple} has edges from {low:g} to {high:g}, a ratio of at most '
+                  f'{max_ratio} and the area of {resolution} x {resolution}; allow more')
 
 # %% ../nbs/02_buckets.ipynb #f42f9ee7
 def kept_share(
-    size:tuple[int,int], # Width and height of a picture
-    bucket:tuple[int,int], # Width and height that it is cut to
-) -> float: # 1 when nothing is cut off
-    "How much of a picture is left once it is cut to `bucket`"
+    size:tuple[int,int], # Width and height of an image
+    bucket:tuple[int,int], # Width and height that it is cropped to
+) -> float: # Share of its area, 1 if nothing is cropped
+    "Compute how much of an image remains after cropping it to `bucket`"
     across, down = size[0]*bucket[1], size[1]*bucket[0]
     return min(across, down)/max(across, down)
 
 def scale_needed(
-    size:tuple[int,int], # Width and height of a picture
+    size:tuple[int,int], # Width and height of an image
     bucket:tuple[int,int], # Width and height that it must cover
-) -> float: # Above 1 when pixels have to be invented
-    "By how much a picture is scaled to cover `bucket`"
+) -> float: # Scale factor, above 1 if the image is enlarged
+    "Compute the factor by which an image is scaled to cover `bucket`"
     return max(bucket[0]/size[0], bucket[1]/size[1])
 
 def pick_bucket(
-    size:tuple[int,int], # Width and height of a picture
-    buckets:Sequence[tuple[int,int]], # What `make_buckets` gave
-    no_upscale:bool=False, # Give a picture that is too small a smaller bucket of its own?
-    multiple:int=64, # What that bucket's edges must be a multiple of
-) -> tuple[int,int]: # Its bucket
-    "The bucket that keeps most of a picture; of two that keep the same, the larger"
+    size:tuple[int,int], # Width and height of an image
+    buckets:Sequence[tuple[int,int]], # Bucket sizes, from `make_buckets`
+    no_upscale:bool=False, # Give a small image a smaller bucket of its own?
+    multiple:int=64, # Divisor of that bucket's edges
+) -> tuple[int,int]: # Width and height of the bucket
+    "Choose the bucket that keeps most of an image; among equals, the largest"
     best = max(buckets, key=lambda o: (kept_share(size, o), o[0]*o[1]))
     return best if not no_upscale or scale_needed(size, best) <= 1 else _pick_smaller(size, buckets, multiple)
 
 # %% ../nbs/02_buckets.ipynb #409f3738
-def _pick_smaller(
-    size:tuple[int,int], # Width and height of a picture that covers none of the better buckets
-    buckets:Sequence[tuple[int,int]], # What `make_buckets` gave
-    multiple:int, # What both edges must be a multiple of
-) -> tuple[int,int]: # A bucket that it covers
-    "The best of the buckets that fit into a picture, and its own size brought down to multiples"
+def _pick_smaller(size:tuple[int,int], buckets:Sequence[tuple[int,int]], multiple:int) -> tuple[int,int]:
+    "Choose among the buckets that fit into an image and the size of the image rounded down to multiples"
     longest, area = max(max(o) for o in buckets), max(w*h for w, h in buckets)
     width, height = (max(min(o, longest)//multiple, 1)*multiple for o in size)
     fitting = [o for o in buckets if scale_needed(size, o) <= 1]
@@ -79,9 +76,9 @@ def _pick_smaller(
 
 # %% ../nbs/02_buckets.ipynb #ad3839f2
 def read_sizes(
-    paths:Iterable[str|Path], # Picture files
-) -> tuple[dict[Path,tuple[int,int]], dict[Path,str]]: # Width and height of each, and why others have none
-    "Read how large pictures are, without reading the pictures"
+    paths:Iterable[str|Path], # Paths of image files
+) -> tuple[dict[Path,tuple[int,int]], dict[Path,str]]: # Width and height by path, and reasons by unreadable path
+    "Read the sizes of images from their headers"
     paths, sizes, bad = [Path(o) for o in paths], {}, {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for path, found in progress(zip(paths, pool.map(_size_or_reason, paths)), 'reading sizes', total=len(paths)):
@@ -89,42 +86,42 @@ def read_sizes(
             else: sizes[path] = found
     return sizes, bad
 
-def _size_or_reason(
-    path:Path, # A picture file
-) -> tuple[int,int]|str: # Its size, or why it has none
-    "The size of one picture"
+def _size_or_reason(path:Path) -> tuple[int,int]|str:
+    "Read the size of one image, or the reason why it is unreadable"
     try: return picture_size(path)
     except BadImage as e: return str(e)
 
 def assign_buckets(
     sizes:Mapping[Any,tuple[int,int]], # Width and height by path or name
-    buckets:Sequence[tuple[int,int]], # What `make_buckets` gave
-    no_upscale:bool=False, # Give pictures that are too small smaller buckets of their own?
-    multiple:int=64, # What those buckets' edges must be a multiple of
-) -> dict[tuple[int,int],list]: # Paths or names by bucket, from the tallest to the widest; only buckets that have some
-    "Put every picture into its bucket"
-    picked = {o: pick_bucket(o, buckets, no_upscale, multiple) for o in {(width, height) for width, height in sizes.values()}}
+    buckets:Sequence[tuple[int,int]], # Bucket sizes, from `make_buckets`
+    no_upscale:bool=False, # Give small images smaller buckets of their own?
+    multiple:int=64, # Divisor of those buckets' edges
+) -> dict[tuple[int,int],list]: # Paths or names by bucket, from the tallest to the widest; no empty buckets
+    "Assign every image to its bucket"
+    different = {(width, height) for width, height in sizes.values()}
+    picked = {o: pick_bucket(o, buckets, no_upscale, multiple) for o in different}
     groups = {o: [] for o in sorted({*picked.values()}, key=lambda o: (o[0]/o[1], o[0]))}
     for name, (width, height) in sizes.items(): groups[picked[width, height]].append(name)
     return groups
 
 # %% ../nbs/02_buckets.ipynb #1feb6bf9
 def read_focus(
-    row:dict, # A row of a dataset
-) -> tuple[tuple[float,float], str]: # The focus, and what is wrong with what the row says; empty when nothing is
-    "What should stay in the middle of a picture when it is cut"
+    row:dict, # Row of a dataset
+) -> tuple[tuple[float,float], str]: # Focus as shares of width and height, and the fault of an invalid one
+    "Read the point of an image that a crop should center"
     focus = row.get('focus')
     if focus is None: return (.5, .5), ''
-    numbers = isinstance(focus, (list, tuple)) and len(focus) == 2 and all(type(o) in (int, float) and 0 <= o <= 1 for o in focus)
-    if numbers: return (float(focus[0]), float(focus[1])), ''
+    is_pair = isinstance(focus, (list, tuple)) and len(focus) == 2
+    if is_pair and all(type(o) in (int, float) and 0 <= o <= 1 for o in focus):
+        return (float(focus[0]), float(focus[1])), ''
     return (.5, .5), f'its focus {focus!r} is not two shares from 0 to 1, such as [0.5, 0.2], so the middle is taken'
 
 def draw_crop(
-    image:Image.Image, # An RGB picture
-    bucket:tuple[int,int], # Width and height that it is cut to
-    focus:tuple[float,float]=(.5, .5), # What should come to the middle, as shares of width and height
-) -> Image.Image: # The whole picture; what would be cut off is greyed
-    "Show what of a picture is kept"
+    image:Image.Image, # RGB image
+    bucket:tuple[int,int], # Width and height that it is cropped to
+    focus:tuple[float,float]=(.5, .5), # Point to center, as shares of width and height
+) -> Image.Image: # Whole image, with the cropped area grayed out
+    "Draw which area of an image is kept"
     left, top, right, bottom = (round(o) for o in crop_box(image.size, bucket, focus))
     shown = Image.blend(image.convert('RGB'), Image.new('RGB', image.size, 'grey'), .7)
     shown.paste(image.crop((left, top, right, bottom)), (left, top))
@@ -133,13 +130,14 @@ def draw_crop(
 # %% ../nbs/02_buckets.ipynb #bb19ceae
 def draw_buckets(
     groups:Mapping[tuple[int,int],Sequence[str|Path]], # Paths by bucket, from `assign_buckets`
-    focus:Mapping[str|Path,tuple[float,float]]|None=None, # What should stay in the middle, by path
-    size:int=128, # Edge of a picture's place in pixels
-) -> Image.Image: # All buckets in one picture
-    "Show what falls into each bucket: its proportions, one picture cut to it, and the count"
-    if not any(groups.values()): raise Problem('there is no picture to show')
+    focus:Mapping[str|Path,tuple[float,float]]|None=None, # Point to center, by path
+    size:int=128, # Edge of a tile in pixels
+) -> Image.Image: # Grid with a tile for each bucket
+    "Draw the proportions of each bucket, one image cropped to it, and the number of images"
+    if not any(groups.values()): raise Problem('there is no image to show; give at least one path in a bucket')
     longest = max(max(o) for o in groups)
-    scale, total, tiles, labels = size/longest, sum(map(len, groups.values())), [], []
+    scale, total = size/longest, sum(map(len, groups.values()))
+    tiles, labels = [], []
     for bucket, paths in groups.items():
         width, height = (max(1, round(o*scale)) for o in bucket)
         tile = Image.new('RGB', (size, size), 'white')
@@ -150,12 +148,8 @@ def draw_buckets(
         labels.append(f'{bucket[0]} x {bucket[1]}: {len(paths)} of {total}')
     return image_grid(tiles, labels, size=size)
 
-def _example(
-    paths:Sequence[str|Path], # Pictures of one bucket
-    size:tuple[int,int], # Width and height wanted
-    focus:Mapping[str|Path,tuple[float,float]], # What should stay in the middle, by path
-) -> Image.Image: # The first that can be read, cut to `size`
-    "One picture for a bucket; a grey field when none of the first few can be read"
+def _example(paths:Sequence[str|Path], size:tuple[int,int], focus:Mapping[str|Path,tuple[float,float]]) -> Image.Image:
+    "Crop one image for a bucket; a gray field if none of the first five can be read"
     for path in paths[:5]:
         try: return fit_image(open_image(path, at_least=2*max(size)), size, focus.get(path, (.5, .5)))
         except BadImage: continue

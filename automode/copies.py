@@ -19,45 +19,45 @@ from .core import Problem
 # %% ../nbs/02_copies.ipynb #3f8e4289
 def same_files(
     paths:Mapping[str,Path], # Files by name
-) -> list[list[str]]: # Groups of two names and more, each in order
-    "Files that are the same, byte for byte"
-    lengths, digests = {name: path.stat().st_size for name, path in paths.items()}, {}
-    count = Counter(lengths.values())
+) -> list[list[str]]: # Groups of two or more names, each sorted
+    "Find files that are equal byte for byte"
+    lengths = {name: path.stat().st_size for name, path in paths.items()}
+    count, digests = Counter(lengths.values()), {}
     for name, path in paths.items():
         if count[lengths[name]] > 1: digests.setdefault(hashlib.sha256(path.read_bytes()).digest(), []).append(name)
     return sorted(sorted(o) for o in digests.values() if len(o) > 1)
 
 # %% ../nbs/02_copies.ipynb #ba7125dd
 def can_hash() -> bool: # Is ImageHash installed?
-    "Tell whether `hash_image` can be used"
+    "Check whether `hash_image` can be used"
     try: import imagehash
     except ImportError: return False
     return bool(imagehash)
 
 def hash_image(
-    image:Image.Image, # An RGB picture
-) -> tuple[int,tuple[int,int,int]]: # 64 bits, and the mean colour
-    "What a picture looks like from afar"
-    if not can_hash(): raise Problem('to find near-duplicates the library ImageHash is needed; run: pip install ImageHash')
+    image:Image.Image, # RGB image
+) -> tuple[int,tuple[int,int,int]]: # Perceptual hash of 64 bits, and the mean color
+    "Compute the perceptual hash of an image"
+    if not can_hash(): raise Problem('near-duplicates need the library ImageHash; run: pip install ImageHash')
     import imagehash
     bits = np.packbits(imagehash.phash(image).hash).view('>u8')[0]
     red, green, blue = np.asarray(image.convert('RGB').resize((1, 1), Image.Resampling.BOX))[0, 0].tolist()
     return int(bits), (red, green, blue)
 
 def bits_between(
-    one:int, # 64 bits
-    other:int, # 64 bits
-) -> int: # From 0, which is alike, to 64; others are about 32 apart
-    "How many bits differ"
+    one:int, # Hash of 64 bits
+    other:int, # Hash of 64 bits
+) -> int: # Hamming distance from 0 to 64; about 32 for unrelated images
+    "Count the bits in which two hashes differ"
     return (one ^ other).bit_count()
 
 # %% ../nbs/02_copies.ipynb #95d73e2d
 def near_pairs(
-    hashes:Sequence[int], # 64 bits each
-    near:int=6, # Bits that may differ
-) -> Iterator[tuple[int,int]]: # Places of two that are alike; of equal ones, each with the next
-    "Connect what is alike"
-    if not 0 <= near < 64: raise Problem(f'near is {near}; it is a number of bits, from 0 to 63')
+    hashes:Sequence[int], # Hashes of 64 bits
+    near:int=6, # Maximum number of differing bits
+) -> Iterator[tuple[int,int]]: # Indices of two similar hashes; among equal hashes, each with the next
+    "Find the pairs of similar hashes"
+    if not 0 <= near < 64: raise Problem(f'near must be a number of bits from 0 to 63, got {near}')
     values, first, which = np.unique(np.array(hashes, dtype=np.uint64), return_index=True, return_inverse=True)
     order = np.argsort(which, kind='stable')
     equal = which[order][1:] == which[order][:-1]
@@ -65,28 +65,22 @@ def near_pairs(
     masks = _choose_masks(values, near) if near and len(values) > 1 else []
     for n, mask in enumerate(masks): yield from _agreeing_pairs(values, first, mask, masks[:n], near)
 
-def _choose_masks(
-    values:np.ndarray, # Different hashes
-    near:int, # Bits that may differ
-) -> list[np.uint64]: # Sets of bits; two hashes that are alike agree in at least one of them
-    "Share out the bits to bands that tell equally much; if more of them make a set, there are more sets but fewer agree in each"
+def _choose_masks(values:np.ndarray, near:int) -> list[np.uint64]:
+    "Choose sets of bits such that two similar hashes agree in all bits of at least one set"
+    # bands of bits carry equal information; with more bands per set, there are more sets, with fewer matches
     ones = np.array([(values >> np.uint64(o) & np.uint64(1)).mean() for o in range(64)])
-    told = -np.log2(ones**2 + (1 - ones)**2)                                    # nothing, where all have the same bit
-    work = lambda k: math.comb(near + k, k)*(20 + len(values)/2**(told.sum()*k/(near + k)))   # sorting, and comparing
+    told = -np.log2(ones**2 + (1 - ones)**2)               # information of each bit, 0 if it is the same in all hashes
+    def work(k): return math.comb(near + k, k)*(20 + len(values)/2**(told.sum()*k/(near + k)))  # sorting and comparing
     k = min(range(1, min(5, 65 - near)), key=work)
     order = np.argsort(-told).tolist()
     bands = [sum(1 << o for o in order[n::near + k]) for n in range(near + k)]
     return [np.uint64(sum(o)) for o in itertools.combinations(bands, k)]
 
 # %% ../nbs/02_copies.ipynb #109e5695
-def _agreeing_pairs(
-    values:np.ndarray, # Different hashes
-    places:np.ndarray, # Where each stands
-    mask:np.uint64, # Bits that must agree
-    earlier:Sequence[np.uint64], # Masks that were looked at before, with the pairs that agree in them
-    near:int, # Bits that may differ
-) -> Iterator[tuple[int,int]]: # Places of two that are alike
-    "Compare those that agree in some bits: neighbours in their order, then those two apart, and so on"
+def _agreeing_pairs(values:np.ndarray, places:np.ndarray, mask:np.uint64, earlier:Sequence[np.uint64],
+                    near:int) -> Iterator[tuple[int,int]]:
+    "Find the similar pairs that agree in the bits of `mask`, but not in those of an `earlier` mask"
+    # sorted by these bits, neighbors are compared first, then values two places apart, and so on
     band = values & mask
     order = np.argsort(band, kind='stable')
     band, here, step = band[order], np.arange(len(order)), 0
@@ -102,29 +96,26 @@ def _agreeing_pairs(
 
 # %% ../nbs/02_copies.ipynb #8208257b
 def group_pairs(
-    pairs:Iterable[tuple[Any,Any]], # Two that belong together
-) -> list[list]: # Groups of two and more, each in order
-    "Put together what is connected by pairs"
+    pairs:Iterable[tuple[Any,Any]], # Pairs of similar items
+) -> list[list]: # Groups of two or more items, each sorted
+    "Join pairs into connected groups"
     leader, groups = {}, {}
     for a, b in pairs: leader[_find_leader(leader, a)] = _find_leader(leader, b)
     for o in leader: groups.setdefault(_find_leader(leader, o), []).append(o)
     return sorted(sorted(o) for o in groups.values() if len(o) > 1)
 
-def _find_leader(
-    leader:dict, # Who follows whom; one who leads follows himself
-    o:Any, # One of them
-) -> Any: # The end of the line
-    "Find whom `o` follows in the end, and shorten the way there"
+def _find_leader(leader:dict, o:Any) -> Any:
+    "Find the representative of `o`, and shorten the path to it (union-find)"
     while (up := leader.setdefault(o, o)) != o: leader[o] = o = leader[up]
     return o
 
 def near_groups(
     hashes:Mapping[Any,tuple[int,tuple[int,int,int]]], # From `hash_image`, by name or number
-    near:int=6, # Bits that may differ
-    colour:int=64, # How far mean colours may be apart, of 255
-) -> list[list]: # Groups of two names and more, each in order
-    "Pictures that look alike"
+    near:int=6, # Maximum number of differing bits
+    colour:int=64, # Maximum difference of the mean colors, of 255
+) -> list[list]: # Groups of two or more names, each sorted
+    "Find near-duplicate images"
     names = sorted(hashes, key=lambda o: (hashes[o][1], o))
-    apart = lambda a, b: max(abs(x - y) for x, y in zip(hashes[a][1], hashes[b][1]))
+    def apart(a, b): return max(abs(x - y) for x, y in zip(hashes[a][1], hashes[b][1]))
     pairs = ((names[i], names[j]) for i, j in near_pairs([hashes[o][0] for o in names], near))
     return group_pairs(o for o in pairs if apart(*o) <= colour)

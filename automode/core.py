@@ -17,32 +17,32 @@ from typing import Any, Callable, Iterable, Iterator
 
 # %% ../nbs/00_core.ipynb #9ba932cb
 def make_printable(
-    text:str, # Anything
+    text:str, # Untrusted text
     keep:str='', # Control characters that stay, e.g. line ends
 ) -> str: # Text that is safe to print, in one line
-    "Show what steers a terminal as its code"
+    "Escape terminal control characters"
     if text.isprintable(): return text
     return ''.join(o if o.isprintable() or o in keep else o.encode('unicode_escape', 'replace').decode() for o in text)
 
 # %% ../nbs/00_core.ipynb #606061c7
 def shorten(
-    value:Any, # Anything that a message quotes
-    most:int=80, # Characters to show
+    value:Any, # Value quoted in a message
+    most:int=80, # Maximum number of characters
 ) -> str: # Text that is safe to print, in one line
-    "Cut a value that is too long for a message"
+    "Shorten a value for a message"
     text = make_printable(str(value)[:most + 1])
     return text if len(text) <= most else text[:most - 1] + '…'
 
 def counted(
     n:int, # Number of things
-    noun:str, # What they are, in the singular
+    noun:str, # Noun in the singular
 ) -> str: # e.g. `1 image` or `2 images`
-    "Put a number before its noun"
+    "Format a number with its noun"
     return f"{n} {noun}{'s'*(n != 1)}"
 
 def shell_word(
     value:Any, # Path or other argument
-) -> str: # The same as a shell reads it
+) -> str: # Argument, quoted if the shell needs it
     "Quote an argument for a command line"
     return shlex.quote(str(value))
 
@@ -51,38 +51,36 @@ class Problem(Exception):
     "User error: one sentence that says what is wrong, with which value, and what to do"
     def __init__(
         self,
-        what:str='', # What is wrong, with the value
-        advice:str='', # What to do
+        what:str='', # Fault, with the value
+        advice:str='', # Advice on how to fix it
     ):
         super().__init__(f'{what}; {advice}' if advice else what)
         self.what, self.advice = what, advice
 
-    def _render_traceback_(self): return [make_printable(str(self), keep='\n\t')] # A notebook shows the sentence, and not the way to it
+    def _render_traceback_(self): return [make_printable(str(self), keep='\n\t')] # Notebooks show no traceback
 
 class BaseMismatch(Problem):
     "LoRA and base model that do not fit each other"
 
 def one_line(
-    error:BaseException, # Anything that was raised
-) -> str: # For a widget, which has no room for more
-    "The sentence of a `Problem`; of anything else also its kind"
+    error:BaseException, # Any exception
+) -> str: # Message for a widget
+    "Format `error` as a message; for anything except a `Problem`, with its type"
     return make_printable(str(error) if isinstance(error, Problem) else f'{type(error).__name__}: {error}', keep='\n\t')
 
 # %% ../nbs/00_core.ipynb #13aeb186
 _STEERS = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]')
 
 def as_html(
-    text:Any, # Text, or anything that has some
-) -> str: # Text of an HTML page
-    "Escape `text` for a page, control characters shown as their code"
+    text:Any, # Text, or any object with a string form
+) -> str: # Escaped HTML
+    "Escape `text` for HTML, control characters included"
     from html import escape
     return _STEERS.sub(lambda o: make_printable(o[0]), escape(str(text)))
 
 # %% ../nbs/00_core.ipynb #377e713d
-def _sync_folder(
-    folder:Path, # Folder whose renames must survive a power cut
-) -> None:
-    "Flush the entries of `folder` to the disk, where the system can"
+def _sync_folder(folder:Path) -> None:
+    "Flush the entries of `folder` to disk, so that renames survive a power cut; not possible on Windows"
     if os.name == 'nt': return
     handle = os.open(folder, os.O_RDONLY)
     try: os.fsync(handle)
@@ -91,10 +89,10 @@ def _sync_folder(
 # %% ../nbs/00_core.ipynb #9b1429a0
 @contextmanager
 def whole_file(
-    path:str|Path, # Where the file will be
+    path:str|Path, # Path of the file
     mode:str='wb', # `wb` for bytes, `w` for text (UTF-8)
-) -> Iterator[Any]: # An open file, renamed to `path` when the block ends well
-    "Write a file so that at any moment `path` holds the old content or the new, never half of it"
+) -> Iterator[Any]: # Open file, renamed to `path` when the block succeeds
+    "Write a file atomically: at any moment `path` holds the old content or the new, never half of it"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name[:50]}.', suffix='.tmp')
@@ -110,27 +108,27 @@ def whole_file(
         Path(tmp).unlink(missing_ok=True)
         raise
 
-def _umask() -> int: # The process's mask, from the system's own file where it has one
-    "What new files must not allow"
+def _umask() -> int:
+    "Get the umask of this process from `/proc`, or the usual one"
     status = Path('/proc/self/status')
     found = re.search(r'^Umask:\s*(\d+)', status.read_text(), re.M) if status.exists() else None
     return int(found[1], 8) if found else 0o022
 
 # %% ../nbs/00_core.ipynb #2bf52321
 def write_whole(
-    path:str|Path, # Where the file will be
-    data:bytes|str, # What it will hold
-) -> Path: # The path
-    "Write `data` to `path`, whole or not at all"
+    path:str|Path, # Path of the file
+    data:bytes|str, # New content
+) -> Path: # Path of the file
+    "Write `data` to `path` atomically"
     with whole_file(path, 'w' if isinstance(data, str) else 'wb') as f: f.write(data)
     return Path(path)
 
 # %% ../nbs/00_core.ipynb #8968bd9f
 @contextmanager
 def writing(
-    path:str|Path, # What the block writes
-) -> Iterator[None]: # Within the block, a full or closed disk is a `Problem`
-    "Say in one sentence why `path` could not be written"
+    path:str|Path, # Path that the block writes
+) -> Iterator[None]: # Within the block, a full or read-only disk raises a `Problem`
+    "Turn the errors of a full or read-only disk into a `Problem` that names `path`"
     advice = {errno.ENOSPC: 'make some room', errno.EDQUOT: 'make some room',
               **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), 'give another folder with --out')}
     try: yield
@@ -139,28 +137,23 @@ def writing(
         raise Problem(f"'{path}' could not be written ({e.strerror}); {advice[e.errno]} and run the same again") from e
 
 # %% ../nbs/00_core.ipynb #7eb0cc63
-def _aside(
-    path:Path, # A folder that is being replaced
-) -> Path: # Where the old one waits
-    "A name beside `path`"
+def _aside(path:Path) -> Path:
+    "Name the backup folder next to `path`"
     return path.with_name(f'.{path.name}.old')
 
 def find_folder(
-    path:str|Path, # Where `whole_folder` writes
-) -> Path: # Where the folder is
-    "`path`, or the older folder that was set aside when its writer was killed between the two renames"
+    path:str|Path, # Path given to `whole_folder`
+) -> Path: # Path of the folder on disk
+    "Find `path`, or its backup if the writer was killed between the two renames"
     path = Path(path)
     return _aside(path) if _aside(path).exists() and not path.exists() else path
 
-def _replace_folder(
-    tmp:Path, # A complete folder
-    path:Path, # Where it goes; what is there is removed
-) -> None:
-    "Put `tmp` in the place of `path`; at any moment one of them is whole and can be found"
+def _replace_folder(tmp:Path, path:Path) -> None:
+    "Replace `path` with `tmp`; at any moment one of them is complete and can be found"
     aside = _aside(path)
     if path.is_symlink() or path.exists():
         if path.is_symlink() or not path.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder of ours', str(path))
+            raise NotADirectoryError(errno.ENOTDIR, 'it is not a folder written by automode', str(path))
         if aside.exists(): shutil.rmtree(aside)
         os.replace(path, aside)
     try: os.replace(tmp, path)
@@ -173,9 +166,9 @@ def _replace_folder(
 # %% ../nbs/00_core.ipynb #100dfbed
 @contextmanager
 def whole_folder(
-    path:str|Path, # Where the folder will be; one that is there is replaced
-) -> Iterator[Path]: # A temporary folder to fill, renamed to `path` when the block ends well
-    "Write a folder so that `path`, if it is there, is always complete"
+    path:str|Path, # Path of the folder; an existing one is replaced
+) -> Iterator[Path]: # Temporary folder to fill, renamed to `path` when the block succeeds
+    "Write a folder atomically: if `path` exists, it is complete"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = Path(tempfile.mkdtemp(dir=path.parent, prefix=f'.{path.name[:50]}.', suffix='.tmp'))
@@ -193,12 +186,12 @@ def whole_folder(
         raise
 
 # %% ../nbs/00_core.ipynb #d32cc305
-_DEEPEST = 100 # Levels of brackets
+_DEEPEST = 100 # Maximum nesting depth of JSON
 
 def is_deep(
-    value:Any, # Lists and dicts in each other
-) -> bool: # Deeper than any settings are
-    "Are there more than `_DEEPEST` levels in `value`?"
+    value:Any, # Nested lists and dicts
+) -> bool: # Is the nesting too deep?
+    "Check whether `value` is nested more than `_DEEPEST` levels deep"
     level = [value]
     for _ in range(_DEEPEST + 1):
         level = [o for o in level if isinstance(o, (list, dict))]
@@ -207,60 +200,61 @@ def is_deep(
     return True
 
 def _bounded(number:Callable[[str], Any]) -> Callable[[str], Any]:
-    "Keep `number` from reading what no float can hold"
+    "Make the parser `number` reject values outside the range of a float"
     def read(text):
         found = number(text) if len(text) < 400 else None
-        if found is None or not -1.8e308 < found < 1.8e308: raise ValueError(f'the number {text[:12]}{"…" if len(text) > 12 else ""} is too large')
-        return found
+        if found is not None and -1.8e308 < found < 1.8e308: return found
+        raise ValueError(f'the number {text[:12]}{"…" if len(text) > 12 else ""} is too large')
     return read
 
 def parse_json(
-    text:str|bytes, # JSON
-    parse_constant:Callable[[str], Any]|None=None, # What becomes of `NaN` and `Infinity`; None takes them
-) -> Any: # What it holds
-    "Read JSON; what is nested more than 100 deep, or holds a number that no float can hold, is a `ValueError`"
+    text:str|bytes, # JSON text
+    parse_constant:Callable[[str], Any]|None=None, # Replacement for `NaN` and `Infinity`; None keeps them
+) -> Any: # Parsed value
+    "Parse JSON; nesting deeper than 100 levels, or a number too large for a float, raises `ValueError`"
     try: found = json.loads(text, parse_int=_bounded(int), parse_float=_bounded(float), parse_constant=parse_constant)
     except RecursionError: raise ValueError(f'it is nested more than {_DEEPEST} deep') from None
     brackets = text.count('[') + text.count('{') if isinstance(text, str) else text.count(b'[') + text.count(b'{')
-    if brackets > _DEEPEST and is_deep(found):
-        raise ValueError(f'it is nested more than {_DEEPEST} deep')
+    if brackets > _DEEPEST and is_deep(found): raise ValueError(f'it is nested more than {_DEEPEST} deep')
     return found
 
 # %% ../nbs/00_core.ipynb #8d680fa2
 def write_json(
-    path:str|Path, # Where the file will be
-    value:Any, # Anything that JSON can hold
-) -> Path: # The path
-    "Write `value` as readable JSON, whole"
+    path:str|Path, # Path of the file
+    value:Any, # JSON-serializable value
+) -> Path: # Path of the file
+    "Write `value` as indented JSON, atomically"
     return write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
 def read_json(
-    path:str|Path, # A JSON file
-) -> Any: # What it holds
-    "Read a JSON file; a broken one is a `Problem` that names it"
+    path:str|Path, # Path of a JSON file
+) -> Any: # Parsed value
+    "Read a JSON file; a missing or invalid one raises a `Problem`"
     data = read_file(path)
-    if data is None: raise Problem(f"'{path}' is not there")
+    if data is None: raise Problem(f"'{path}' is not there; check the path")
     try: return parse_json(data)
     except ValueError as e: raise Problem(f"'{path}' is not readable JSON ({e}); restore it or remove it") from None
 
 def read_file(
-    path:str|Path, # A file
-) -> bytes|None: # Its bytes; None when it is not there
-    "Read a file whole; one that may not be read, or is not a plain file, is a `Problem`"
+    path:str|Path, # Path of a file
+) -> bytes|None: # Content; None if the file does not exist
+    "Read a whole file; an unreadable file, a folder or a device raises a `Problem`"
     try:
-        if not Path(path).is_file() and Path(path).exists(): raise Problem(f"'{path}' is not a plain file; remove it or give another path")
+        if not Path(path).is_file() and Path(path).exists():
+            raise Problem(f"'{path}' is not a plain file; remove it or give another path")
         return Path(path).read_bytes()
     except FileNotFoundError: return None
     except (OSError, ValueError) as e:
-        raise Problem(f"'{path}' could not be read ({getattr(e, 'strerror', None) or e}); change its rights or give another path") from None
+        why = getattr(e, 'strerror', None) or e
+        raise Problem(f"'{path}' could not be read ({why}); change its permissions or give another path") from None
 
 # %% ../nbs/00_core.ipynb #6877a9b3
 def append_row(
-    path:str|Path, # A `.jsonl` file, made when it is not there
-    row:dict, # One row
-    sync:bool=False, # Wait until the disk has it?
+    path:str|Path, # Path of a `.jsonl` file, created if missing
+    row:dict, # Row to append
+    sync:bool=False, # Wait until it is flushed to disk?
 ) -> None:
-    "Add `row` as one line at the end of `path`"
+    "Append `row` as one line to `path`"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'a+b') as f:
@@ -271,43 +265,46 @@ def append_row(
             os.fsync(f.fileno())
 
 def read_rows(
-    path:str|Path, # A `.jsonl` file
-) -> list[dict]: # Its rows; a broken last line is left out
-    "Read the rows of a `.jsonl` file, the way a killed writer may have left it"
-    rows, lines = [], (read_file(path) or b'').split(b'\n')
+    path:str|Path, # Path of a `.jsonl` file
+) -> list[dict]: # Rows
+    "Read the rows of a `.jsonl` file; a truncated last line is ignored"
+    rows = []
+    lines = (read_file(path) or b'').split(b'\n')
     for n, line in enumerate(lines, 1):
         if not line.strip(): continue
         try: row = parse_json(line)
         except ValueError as e:
             if not any(o.strip() for o in lines[n:]): break
             raise Problem(f"line {n} of '{path}' is not JSON ({e}); fix or remove that line") from None
-        if not isinstance(row, dict): raise Problem(f"line {n} of '{path}' must be a JSON object, got {row!r:.40}; fix or remove that line")
+        if not isinstance(row, dict):
+            raise Problem(f"line {n} of '{path}' must be a JSON object, got {row!r:.40}; fix or remove that line")
         rows.append(row)
     return rows
 
 # %% ../nbs/00_core.ipynb #9d6e669e
 def pick_device(
-    device:str|None=None, # `cuda`, `cuda:1`, `mps`, `cpu`; None picks the best there is
-): # The `torch.device`
-    "The device to work on"
+    device:str|None=None, # `cuda`, `cuda:1`, `mps`, `cpu`; None picks the best available
+): # `torch.device`
+    "Choose the device to work on"
     import torch
     if device is None:
         device = 'cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu'
     try: found = torch.device(device)
-    except RuntimeError: raise Problem(f"'{shorten(device)}' is not a device; say cpu, cuda, cuda:1 or mps") from None
+    except RuntimeError: raise Problem(f"'{shorten(device)}' is not a device; use cpu, cuda, cuda:1 or mps") from None
     for kind, name, gpus in (('cuda', 'CUDA', torch.cuda), ('mps', 'Apple', torch.backends.mps)):
         if found.type == kind and not gpus.is_available():
-            raise Problem(f"'{shorten(device)}' was asked for, but no {name} GPU is found here; leave the device out to use what there is")
+            raise Problem(f"'{shorten(device)}' is not available: no {name} GPU is found here; "
+                          "omit the device to use the best available one")
     if found.type == 'cuda' and (found.index or 0) >= (num := torch.cuda.device_count()):
-        raise Problem(f"'{device}' is not there; the GPUs are cuda:0 to cuda:{num - 1}")
+        raise Problem(f"'{device}' not found; the GPUs are cuda:0 to cuda:{num - 1}")
     return found
 
 # %% ../nbs/00_core.ipynb #c2c2a957
 def pick_dtype(
-    device, # A `torch.device` or its name
+    device, # `torch.device` or its name
     dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
-): # The `torch.dtype`
-    "The precision to work in"
+): # `torch.dtype`
+    "Choose the precision to work in"
     import torch
     names = dict(float32=torch.float32, fp32=torch.float32, float16=torch.float16, fp16=torch.float16,
                  bfloat16=torch.bfloat16, bf16=torch.bfloat16)
@@ -315,14 +312,14 @@ def pick_dtype(
         if torch.device(device).type != 'cuda': return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     if isinstance(dtype, torch.dtype): return dtype
-    if dtype not in names: raise Problem(f"'{shorten(dtype)}' is not a precision; say one of {', '.join(names)}")
+    if dtype not in names: raise Problem(f"'{shorten(dtype)}' is not a precision; use one of {', '.join(names)}")
     return names[dtype]
 
 # %% ../nbs/00_core.ipynb #5ba4b5e3
 def make_generator(
-    *numbers:int, # What the randomness depends on, e.g. the seed and the step
-): # A `torch.Generator` on the CPU
-    "A generator that `numbers` determine, the same on every machine"
+    *numbers:int, # Seed numbers, e.g. the seed and the step
+): # `torch.Generator` on the CPU
+    "Make a generator that depends only on `numbers`, the same on every machine"
     import hashlib, torch
     digest = hashlib.sha256(repr([int(o) for o in numbers]).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], 'big') if len(numbers) > 1 else int(numbers[0]))
@@ -331,7 +328,7 @@ def make_generator(
 def set_seed(
     seed:int, # Seed for Python, NumPy and torch, on every device
 ) -> None:
-    "Seed every global generator, for what takes its randomness from them (dropout, weights' first values)"
+    "Seed the global generators, which dropout and weight initialization use"
     import random, numpy, torch
     random.seed(seed)
     numpy.random.seed(seed % 2**32)
@@ -339,19 +336,19 @@ def set_seed(
 
 # %% ../nbs/00_core.ipynb #ca2e9620
 def progress(
-    items:Iterable, # What to go through
-    desc:str, # What is being done, e.g. "captioning"
-    total:int|None=None, # Number of items, when `items` has no length
-    **kwargs, # Passed on to `tqdm`
-): # A `tqdm` bar over `items`
-    "A progress bar that stays away when the work is done in under a second"
+    items:Iterable, # Items to iterate over
+    desc:str, # Description, e.g. "captioning"
+    total:int|None=None, # Number of items, if `items` has no length
+    **kwargs, # Arguments of `tqdm`
+): # `tqdm` bar over `items`
+    "Show a progress bar, unless the work takes less than a second"
     from tqdm.auto import tqdm
     return tqdm(items, desc=desc, total=total, delay=1., dynamic_ncols=True, **kwargs)
 
 # %% ../nbs/00_core.ipynb #a9c1045c
 @contextmanager
 def quiet() -> Iterator[None]: # Within the block, libraries report errors only
-    "Silence the loading bars, warnings and notes of transformers and diffusers"
+    "Silence the progress bars, warnings and notes of transformers and diffusers"
     import logging, warnings
     names = ['transformers', 'diffusers', 'peft', 'huggingface_hub', 'accelerate']
     levels = {o: logging.getLogger(o).level for o in names}
@@ -372,22 +369,22 @@ def quiet() -> Iterator[None]: # Within the block, libraries report errors only
 
 # %% ../nbs/00_core.ipynb #db6146d5
 def as_path(
-    path:str|Path, # Path as the user wrote it
-) -> Path: # The same path, with a leading `~` replaced by the home folder
-    "Read a path that a user gave"
+    path:str|Path, # Path given by the user
+) -> Path: # Path with a leading `~` replaced by the home folder
+    "Expand `~` in a path"
     return Path(os.path.expanduser(path))
 
 # %% ../nbs/00_core.ipynb #863dbb7b
 def data_path(
-    *parts:str, # Path below the package's data folder
-) -> Path: # Where it is on this machine
-    "A file or folder that ships with the package"
+    *parts:str, # Path components below the package's data folder
+) -> Path: # Path on this machine
+    "Find a file or folder that ships with the package"
     import automode
     return Path(automode.__file__).parent.joinpath('data', *parts)
 
 # %% ../nbs/00_core.ipynb #18e358c3
 def _is_there(path:Path) -> bool:
-    "Does `path` exist? A name that no file can have does not"
+    "Check whether `path` exists; an invalid file name does not"
     try: return path.exists()
     except (OSError, ValueError): return False
 
@@ -396,45 +393,48 @@ HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}') # `user/
 def find_model(
     name:str|Path, # `starter`, a folder, a file, or a Hugging Face id `user/name`
     kind:str, # `base` or `captioner`
-) -> Path|str: # A path when it is on disk, else the id
-    "Find out what `name` means; a `Problem` when it can be neither a path nor an id"
+) -> Path|str: # Path if it is on disk, else the id
+    "Resolve `name` to a path or a Hub id; a `Problem` if it is neither"
     if str(name) == 'starter': return data_path(f'starter_{kind}')
     path = as_path(name)
     if _is_there(path): return path
     if HUB_ID.fullmatch(str(name)): return str(name)
     raise Problem(f"the {kind} '{shorten(name, 200)}' is neither a folder nor a file here, nor an id like 'user/name'; "
-                  "check its spelling, or say 'starter'")
+                  "check its spelling, or use 'starter'")
 
 # %% ../nbs/00_core.ipynb #de49cdfa
 @contextmanager
 def loading(
-    name:str|Path, # What is being loaded, as the user named it
+    name:str|Path, # Name of the model, as given by the user
     kind:str, # `base` or `captioner`
-) -> Iterator[None]: # Within the block, a model that cannot be had is a `Problem`
-    "Turn what libraries raise when a model cannot be loaded into one sentence"
+) -> Iterator[None]: # Within the block, a model that fails to load raises a `Problem`
+    "Turn errors of the libraries that load a model into a `Problem` of one sentence"
     try:
         with quiet(): yield
     except Problem: raise
-    except Exception as e:                                                         # tokenizers raises no other; a damaged config nearly all
+    except Exception as e:                                 # tokenizers raises bare ones; a damaged config, nearly any
         if getattr(e, 'errno', None) is not None: raise
         why = next((o.strip() for o in str(e).splitlines() if o.strip()), type(e).__name__)
         is_here = _is_there(as_path(name)) or str(name) == 'starter'
         if not is_here and isinstance(e, OSError):
-            raise Problem(f"the {kind} '{name}' is not a folder here and could not be fetched from the Hugging Face hub; "
-                          f"check the spelling and the network, or say 'starter' ({why[:160]})") from e
-        raise Problem(f"'{name}' {'is there but ' if is_here else ''}could not be loaded as a {kind} ({why[:200]})") from e
+            raise Problem(f"the {kind} '{name}' is not a folder here and could not be fetched from the Hugging Face "
+                          f"hub; check the spelling and the network, or use 'starter' ({why[:160]})") from e
+        exists = 'exists but ' if is_here else ''
+        raise Problem(f"'{name}' {exists}could not be loaded as a {kind} ({why[:200]})") from e
 
 # %% ../nbs/00_core.ipynb #f9d92fca
 def facts_table(
-    facts:dict[str,Any], # What each is called, and what it is; what is empty is left out
-) -> str: # HTML
-    "A table of two columns, as objects show themselves in a notebook"
-    cell = lambda text, style='': f'<td style="text-align:left{style}">{as_html(text)}</td>'
-    return '<table>' + ''.join(f"<tr>{cell(k, ';opacity:.7')}{cell(v)}</tr>" for k, v in facts.items() if v not in (None, '')) + '</table>'
+    facts:dict[str,Any], # Values by label; empty ones are omitted
+) -> str: # HTML table
+    "Format facts as a table of two columns, for the notebook display of objects"
+    def cell(text, style=''): return f'<td style="text-align:left{style}">{as_html(text)}</td>'
+    rows = (f"<tr>{cell(k, ';opacity:.7')}{cell(v)}</tr>" for k, v in facts.items() if v not in (None, ''))
+    return f"<table>{''.join(rows)}</table>"
 
 def widget_source(
     name:str, # `review`, `run` or `playground`
 ) -> tuple[str,str]: # JavaScript and CSS
-    "What a widget is in the page: what all of them begin with, and its own"
-    read = lambda kind: '\n'.join(data_path('widgets', f'{o}.{kind}').read_text(encoding='utf-8') for o in ('common', name))
+    "Read the source of a widget: the common part, then its own"
+    parts = 'common', name
+    def read(kind): return '\n'.join(data_path('widgets', f'{o}.{kind}').read_text(encoding='utf-8') for o in parts)
     return read('js'), read('css')

@@ -22,12 +22,12 @@ from .rows import parse_row, read_inside
 from .web import Busy, fetch_image, is_address, parse_address, show_address
 
 # %% ../nbs/02_download.ipynb #77c91f23
-_reserved = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.I) # Names that Windows keeps for devices
+_reserved = re.compile(r'(con|prn|aux|nul|com\d|lpt\d)(\..*)?', re.I) # Device names on Windows
 
 def safe_stem(
-    url:str, # An address
-) -> str: # A file name without its suffix
-    "Make a file name from the last part of an address's path"
+    url:str, # Address
+) -> str: # File name without a suffix
+    "Make a safe file name from the last part of an address's path"
     parts = urlsplit(url)
     text = unicodedata.normalize('NFC', unquote(parts.path.rstrip('/').split('/')[-1], errors='ignore'))
     text = ''.join(o if o.isprintable() and o not in '<>:"/\\|?*' else ' ' for o in text)
@@ -39,13 +39,14 @@ def safe_stem(
 # %% ../nbs/02_download.ipynb #950e3d60
 def choose_stems(
     addresses:Iterable[str], # Addresses that need a name
-    known:dict[str,str]={}, # File names that addresses had before
-    taken:Iterable[str]=(), # File names that are there already
-) -> dict[str,str]: # A stem for each address
-    "Give each address a name of its own"
+    known:dict[str,str]={}, # Earlier file names by address
+    taken:Iterable[str]=(), # Existing file names
+) -> dict[str,str]: # Stems by address
+    "Choose a unique file name for each address"
     plain = {o: safe_stem(o) for o in addresses}
     ends = Counter(o.casefold() for o in plain.values())
-    taken, stems = {Path(o).stem.casefold() for o in [*taken, *known.values()]}, {}
+    taken = {Path(o).stem.casefold() for o in [*taken, *known.values()]}
+    stems = {}
     for address, stem in plain.items():
         if address in known: stems[address] = Path(known[address]).stem
         elif stem.casefold() not in taken and ends[stem.casefold()] == 1: stems[address] = stem
@@ -54,72 +55,64 @@ def choose_stems(
 
 # %% ../nbs/02_download.ipynb #ec566b1e
 def read_addresses(
-    path:str|Path, # A text file, an address a line
-) -> list[str]: # The addresses, each once, in their order
+    path:str|Path, # Path of a text file with one address per line
+) -> list[str]: # Addresses in order, without repeats
     "Read a list of addresses"
     path = as_path(path)
-    if trouble := file_trouble(path): raise Problem(f"'{path}' cannot be read ({trouble}); give a text file with an address a line")
+    if trouble := file_trouble(path):
+        raise Problem(f"'{path}' cannot be read ({trouble}); give a text file with one address per line")
     try: lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except UnicodeDecodeError: raise Problem(f"'{path}' is not a text file in UTF-8; give one with an address a line") from None
+    except UnicodeDecodeError:
+        raise Problem(f"'{path}' is not a text file in UTF-8; give one with one address per line") from None
     except OSError as e: raise Problem(f"'{path}' cannot be read ({e.strerror}); check its spelling") from None
     listed = [(n, o.strip()) for n, o in enumerate(lines, 1) if o.strip() and not o.strip().startswith('#')]
     for n, line in listed:
-        if not is_address(line): raise Problem(f"line {n} of '{path}' is {show_address(line)}, which is not an address; "
-                                               "begin it with https://, or with # to leave it out")
-    if not listed: raise Problem(f"there are no addresses in '{path}'; write one a line")
+        if not is_address(line):
+            raise Problem(f"line {n} of '{path}' must be an address, got {show_address(line)}; "
+                          "begin it with https://, or with # to skip it")
+    if not listed: raise Problem(f"there are no addresses in '{path}'; write one per line")
     return list(dict.fromkeys(o for _, o in listed))
 
 # %% ../nbs/02_download.ipynb #b3c9886c
 def find_addresses(
-    pictures:str|Path, # What a person named: a folder, an address, or a `.txt` file of addresses
-) -> list[str]|None: # The addresses; None for a folder
+    pictures:str|Path, # Folder of images, an address, or a `.txt` file of addresses
+) -> list[str]|None: # Addresses; None for a folder
     "Tell addresses from a folder"
     if is_address(str(pictures)): return [str(pictures)]
-    return read_addresses(pictures) if Path(pictures).suffix.lower() == '.txt' and not as_path(pictures).is_dir() else None
+    is_list = Path(pictures).suffix.lower() == '.txt' and not as_path(pictures).is_dir()
+    return read_addresses(pictures) if is_list else None
 
 # %% ../nbs/02_download.ipynb #03cee3b7
-SOURCES = '.automode/sources.jsonl' # Where a folder keeps the addresses that its pictures came from
+SOURCES = '.automode/sources.jsonl' # Path below the folder, for the addresses of its images
 
 def read_sources(
-    folder:str|Path, # A folder of pictures
+    folder:str|Path, # Folder of images
 ) -> dict[str,str]: # Addresses by file name
-    "Read where the pictures of `folder` were fetched from; a line that a kill has cut is left out"
+    "Read the addresses that the images of `folder` were fetched from; truncated lines are ignored"
     lines = (read_inside(own_path(as_path(folder), Path(SOURCES).name)) or b'').splitlines()
     rows = [(row['file_name'], row.get('source')) for row, trouble in map(parse_row, lines) if not trouble]
     return {name: source for name, source in rows if isinstance(source, str) and _is_plain(name)}
 
-def _is_plain(
-    name:str, # A file name from a file that anybody may have changed
-) -> bool: # Is it one that we could have given?
-    "Tell whether `name` stays in its folder and in sight"
+def _is_plain(name:str) -> bool:
+    "Check that `name` is an image directly in its folder, and not hidden"
     return name == Path(name).name and not name.startswith('.') and Path(name).suffix in IMAGE_SUFFIXES
 
-def _save(
-    path:Path, # Where the picture goes
-    address:str, # Where it came from
-    data:bytes, # Its bytes
-    note:bool, # Must the address be written down?
-) -> None:
-    "Note where a picture came from, and write it whole"
+def _save(path:Path, address:str, data:bytes, note:bool) -> None:
+    "Record the address of an image if `note` is set, and write the image atomically"
     try:
         if note: append_row(own_path(path.parent, Path(SOURCES).name), dict(file_name=path.name, source=address))
         write_whole(path, data)
     except OSError as e:
-        raise Problem(f"'{path}' could not be written ({e.strerror}); make room or give another folder, and run the same "
-                      "again") from e
+        raise Problem(f"'{path}' could not be written ({e.strerror}); "
+                      "make room or give another folder, and run the same again") from e
 
 # %% ../nbs/02_download.ipynb #03f6e3b9
-def _in_lanes(
-    work:Callable[[str],None], # What to do with an address
-    addresses:Iterable[str], # The addresses
-    workers:int, # Addresses at a time
-    per_host:int, # Of these, the most on one host
-) -> Iterator[str]: # Each address when it is done
-    "Go through `addresses` in threads, with few on one host; what `work` raises ends it all"
+def _in_lanes(work:Callable[[str],None], addresses:Iterable[str], workers:int, per_host:int) -> Iterator[str]:
+    "Call `work` on `addresses` in threads, at most `per_host` at once for each host; an exception stops all"
     hosts, done, stop = defaultdict(list), queue.SimpleQueue(), threading.Event()
     for o in addresses: hosts[re.sub(r'^.*?://([^/?#]*).*', r'\1', o, flags=re.S).lower()].append(o)
     def go(lane):
-        "One address after the other"
+        "Process one address after the other"
         for o in lane:
             if stop.is_set(): return
             try: work(o)
@@ -128,7 +121,8 @@ def _in_lanes(
     pool = ThreadPoolExecutor(workers)
     try:
         for n in range(per_host):
-            for found in hosts.values(): found[n::per_host] and pool.submit(go, found[n::per_host])
+            for found in hosts.values():
+                if found[n::per_host]: pool.submit(go, found[n::per_host])
         for _ in range(sum(map(len, hosts.values()))):
             o = done.get()
             if isinstance(o, BaseException): raise o
@@ -138,13 +132,8 @@ def _in_lanes(
         pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/02_download.ipynb #7d7fab47
-def _fetch_patiently(
-    url:str, # An http or https address
-    *limits, # Passed on to `fetch_image`
-    pauses:tuple=(2, 10), # Seconds to wait, at least, before each further attempt
-    max_pause:float=20., # Seconds to wait, at the most
-) -> tuple[bytes,str]: # The picture's file, and the suffix of its format
-    "Fetch a picture, and ask again when the server is busy"
+def _fetch_patiently(url:str, *limits, pauses:tuple=(2, 10), max_pause:float=20.) -> tuple[bytes,str]:
+    "Fetch an image; try again when the server is busy"
     for pause in pauses:
         try: return fetch_image(url, *limits)
         except Busy as e: time.sleep(min(max(pause, e.wait), max_pause))
@@ -155,33 +144,37 @@ Downloaded = namedtuple('Downloaded', 'saved kept rejected')
 
 def download_images(
     addresses:str|Iterable[str], # One address or many
-    out:str|Path, # Folder for the pictures
-    timeout:float=20., # Seconds for each picture
-    max_bytes:int=50_000_000, # The most bytes of each picture
-    allow_private:bool=False, # May they lead to this machine or its network?
-    workers:int=8, # Pictures at a time
-    per_host:int=2, # Of these, the most from one host
-) -> Downloaded: # File names by address, those of them that were there before, and reasons by address
-    "Fetch pictures into the folder `out`, each file as the server has it"
-    if min(workers, per_host) < 1: raise Problem(f'workers is {workers} and per_host is {per_host}; both must be 1 or more')
-    out, lock, names, rejected = as_path(out), threading.Lock(), {}, {}
+    out:str|Path, # Folder for the images
+    timeout:float=20., # Seconds for each image
+    max_bytes:int=50_000_000, # Maximum number of bytes of an image
+    allow_private:bool=False, # Allow addresses on this machine and its network?
+    workers:int=8, # Images fetched at a time
+    per_host:int=2, # Images fetched at a time from one host
+) -> Downloaded: # File names by address, those that existed before, and reasons by rejected address
+    "Download images into the folder `out`, as unchanged files"
+    if min(workers, per_host) < 1:
+        raise Problem(f'workers and per_host must be 1 or more, got {workers} and {per_host}')
+    out, lock = as_path(out), threading.Lock()
+    names, rejected = {}, {}
     addresses = list(dict.fromkeys(o.strip() for o in ([addresses] if isinstance(addresses, str) else addresses)))
     for o in addresses:
         try: parse_address(o)
         except Problem as e: rejected[o] = str(e)
     try: out.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise Problem(f"the folder '{out}' cannot be made ({e.strerror}); give another") from e
+    except OSError as e: raise Problem(f"the folder '{out}' cannot be created ({e.strerror}); give another") from e
     known = {source: name for name, source in read_sources(out).items()}
     kept = {o: known[o] for o in addresses if o in known and (out/known[o]).is_file()}
     stems = choose_stems([o for o in addresses if o not in kept and o not in rejected], known, os.listdir(out))
     def get(address):
-        "Fetch one and save it, or keep the reason"
+        "Fetch and save one image, or record the reason"
         try: data, suffix = _fetch_patiently(address, timeout, max_bytes, allow_private)
-        except Problem as e: rejected[address] = str(e); return
+        except Problem as e:
+            rejected[address] = str(e)
+            return
         name = stems[address] + suffix
         with lock: _save(out/name, address, data, note=known.get(address) != name)
         names[address] = name
     with closing(_in_lanes(get, stems, workers, per_host)) as done:
-        for _ in progress(done, 'fetching', total=len(stems), unit='picture'): pass
+        for _ in progress(done, 'fetching', total=len(stems), unit='image'): pass
     saved = {o: (kept | names)[o] for o in addresses if o in kept or o in names}
     return Downloaded(saved, kept, {o: rejected[o] for o in addresses if o in rejected})

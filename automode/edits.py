@@ -23,23 +23,24 @@ from .rows import STATUSES, picture_key
 
 # %% ../nbs/03_edits.ipynb #3c6f6928
 def fill_template(
-    template:str, # Text that may hold `{token}`, `{class_word}`, `{name}` and `{folder}`
-    row:dict, # The picture's row
-    token:str|None=None, # The word that names the subject; None leaves `{token}` as it is
-    class_word:str|None=None, # What kind of thing it is; None leaves `{class_word}` as it is
-) -> str: # The text
-    "Fill the four names into `template`"
+    template:str, # Text with `{token}`, `{class_word}`, `{name}` and `{folder}`
+    row:dict, # Row of the image
+    token:str|None=None, # Trigger word of the subject; None leaves `{token}` unchanged
+    class_word:str|None=None, # Class of the subject, e.g. `dog`; None leaves `{class_word}` unchanged
+) -> str: # Filled text
+    "Fill the placeholders of `template`"
     if '{' not in template: return template
     path = PurePosixPath(row['file_name'].replace('\\', '/'))
     values = dict(token=token, class_word=class_word, name=path.stem, folder=path.parent.name)
     return re.sub(r'\{(token|class_word|name|folder)\}', lambda o: o[0] if (v := values[o[1]]) is None else v, template)
 
 # %% ../nbs/03_edits.ipynb #38e4c3d0
-_GAP = '\udfff' # Stands where something was taken out; half a character, which no row may hold
-_GAPS = re.compile(rf'^(?:[\s,{_GAP}]|;(?=\s|$))*{_GAP}(?:[\s,{_GAP}]|;(?=\s|$))*|[\s,;]*{_GAP}[\s,;{_GAP}]*$|[\s,]*{_GAP}[\s,{_GAP}]*')
+_GAP = '\udfff' # Mark of removed text: half a character, which no row may hold
+_GAPS = re.compile(rf'^(?:[\s,{_GAP}]|;(?=\s|$))*{_GAP}(?:[\s,{_GAP}]|;(?=\s|$))*'
+                   rf'|[\s,;]*{_GAP}[\s,;{_GAP}]*$|[\s,]*{_GAP}[\s,{_GAP}]*')
 
 def _close_gaps(text:str) -> str:
-    "Bring blanks and commas in order where something was taken out, and nowhere else"
+    "Tidy blanks and commas where text was removed, and nowhere else"
     def close(found):
         run, rest = found[0].replace(_GAP, ''), text[found.end():]
         if not found.start() or not rest or re.match(r'[.;!?](?=\s|$)', rest): return ''
@@ -51,39 +52,38 @@ def _close_gaps(text:str) -> str:
 _SENTENCE = set('a an is are was were there that which'.split())
 
 def is_tag_list(
-    text:str, # A caption
+    text:str, # Caption
 ) -> bool: # Is it a list of tags, rather than a sentence?
-    "Tell `1girl, white shirt` from `a girl in a white shirt`"
+    "Tell a tag list such as `1girl, white shirt` from a sentence such as `a girl in a white shirt`"
     parts = [o.split() for o in re.split(r'[,\n]', text) if o.strip()]
     if len(parts) < 2: return bool(parts) and len(parts[0]) == 1 and bool(re.search(r'\w_\w', parts[0][0]))
     return all(len(o) <= 5 and o[0].lower() not in ('the', 'and') and _SENTENCE.isdisjoint(w.lower() for w in o)
                and not any(re.search(r'\w[.!?]$', w) for w in o[:-1]) for o in parts)
 
 def _tag_key(tag:str, ignore_case:bool=True) -> str:
-    "The same for `white_shirt`, `White  shirt` and `white shirt.`"
-    key = re.sub(r'(?<=\w)\.$', '', ' '.join(re.sub(r'(?<=\w)_(?=\w)', ' ', re.sub(r'\\([()\[\]{}])', r'\1', tag)).split()))
+    "Normalize a tag: the same for `white_shirt`, `White  shirt` and `white shirt.`"
+    spaced = re.sub(r'(?<=\w)_(?=\w)', ' ', re.sub(r'\\([()\[\]{}])', r'\1', tag))
+    key = re.sub(r'(?<=\w)\.$', '', ' '.join(spaced.split()))
     return key.lower() if ignore_case else key
 
-def _change_tags(
-    text:str, # A list of tags
-    change:Callable[[str], str], # From a tag to what takes its place; '' takes it out
-) -> str: # The list
-    "Change whole tags; every other tag, and what is between them, stays as it is"
-    parts, kept, begins = ['', *re.split(r'([,\n])', text)], '', None
+def _change_tags(text:str, change:Callable[[str], str]) -> str:
+    "Apply `change` to every tag, where '' removes it; unchanged tags and the separators stay as they are"
+    parts = ['', *re.split(r'([,\n])', text)]
+    kept, begins = '', None
     for between, part in zip(parts[::2], parts[1::2]):
         tag = part.strip()
         new = change(tag) if tag else tag
-        if begins is not None: between, part = begins, part.lstrip()             # the tag before it began a line, and is gone
+        if begins is not None: between, part = begins, part.lstrip()       # the removed tag before it began a line
         begins = between if tag and not new.strip() and between != ',' else None
         if not tag or new.strip(): kept += between + part.replace(tag, new, 1)
     return kept
 
 # %% ../nbs/03_edits.ipynb #2c4448b0
 def add_prefix(
-    text:str, # A caption
-    prefix:str, # What comes before it
-    separator:str=' ', # What stands between them, unless `prefix` ends with a blank
-) -> str: # `text` with `prefix`
+    text:str, # Caption
+    prefix:str, # Text to put before it
+    separator:str=' ', # Separator, unless `prefix` ends with a blank
+) -> str: # Caption with `prefix`
     "Put `prefix` before `text`, once"
     start = prefix.strip()
     if not text.strip() or not start: return text
@@ -91,10 +91,10 @@ def add_prefix(
     return prefix.lstrip() + ('' if prefix[-1:].isspace() else separator) + text.lstrip()
 
 def add_suffix(
-    text:str, # A caption
-    suffix:str, # What comes after it
-    separator:str=', ', # What stands between them, unless `suffix` starts with a blank or one of `,;.:!?`
-) -> str: # `text` with `suffix`
+    text:str, # Caption
+    suffix:str, # Text to put after it
+    separator:str=', ', # Separator, unless `suffix` starts with a blank or one of `,;.:!?`
+) -> str: # Caption with `suffix`
     "Put `suffix` after `text`, once"
     end = suffix.strip()
     if not text.strip() or not end: return text
@@ -103,18 +103,16 @@ def add_suffix(
     return (text.rstrip() if joined else text.rstrip(' ,')) + ('' if joined else separator) + suffix.rstrip()
 
 # %% ../nbs/03_edits.ipynb #d1709b8a
-def _whole(
-    pattern:str, # A regular expression
-) -> str: # One that matches whole words only
-    "Keep `pattern` from matching inside words; `red-haired` and `dog's` are words"
+def _whole(pattern:str) -> str:
+    "Restrict `pattern` to whole words; `red-haired` and `dog's` are words"
     return rf"(?<!\w)(?<!\w[-'’])(?:{pattern})(?!\w)(?![-'’]\w)"
 
 def put_token(
-    text:str, # A caption
-    token:str='{token}', # The word that names the subject
-    class_word:str|None=None, # What kind of thing it is, as captions say it
-) -> str: # `text` with `token`
-    "Name the subject in `text`, once"
+    text:str, # Caption
+    token:str='{token}', # Trigger word of the subject
+    class_word:str|None=None, # Class of the subject, as captions name it
+) -> str: # Caption with `token`
+    "Insert the trigger word into `text`, once"
     if not text.strip() or not token.strip() or '{token}' in text: return text
     if re.search(rf'(?<!\w){re.escape(token)}(?!\w)', text): return text
     if class_word and is_tag_list(text):
@@ -125,67 +123,57 @@ def put_token(
     return f"{subject_words(token, class_word)}, {text.lstrip()}"
 
 # %% ../nbs/03_edits.ipynb #352e117d
-SECONDS = 1. # What a pattern may take on one caption
+SECONDS = 1. # Time limit of a pattern on one caption
 
 @lru_cache(64)
-def _compile(
-    find:str, # What to look for
-    regex:bool, # Is it a regular expression?
-    whole_words:bool, # Not inside words?
-    ignore_case:bool, # Upper and lower case alike?
-): # A pattern of the `regex` package
-    "Compile once what is looked for in many captions"
+def _compile(find:str, regex:bool, whole_words:bool, ignore_case:bool):
+    "Compile a search pattern, cached for many captions"
     import regex as engine
-    if not find: raise Problem('there is nothing to look for; say which text to find')
+    if not find: raise Problem('there is nothing to look for; give the text to find')
     pattern = find if regex else re.escape(find)
     try: engine.compile(pattern)
     except engine.error as e:
         where = '' if e.pos is None else f" at place {e.pos + 1}, after '{find[:e.pos]}'"
-        raise Problem(f"the pattern '{find}' cannot be read: {e.msg}{where}; mend it or leave regex out") from None
+        raise Problem(f"the pattern '{find}' cannot be read: {e.msg}{where}; fix it or leave out regex") from None
     return engine.compile(_whole(pattern) if whole_words else pattern, engine.I if ignore_case else 0)
 
 # %% ../nbs/03_edits.ipynb #55159392
 def replace_text(
-    text:str, # A caption
-    find:str, # What to look for
-    replace:str='', # What to put there; with `regex`, `\1` is the first group
+    text:str, # Caption
+    find:str, # Text to find
+    replace:str='', # Replacement; with `regex`, `\1` is the first group
     regex:bool=False, # Is `find` a regular expression?
-    whole_words:bool=False, # Leave `find` alone inside of longer words?
-    ignore_case:bool=False, # Upper and lower case alike?
-) -> str: # The caption; tidy, where something was replaced by nothing
+    whole_words:bool=False, # Find whole words only?
+    ignore_case:bool=False, # Ignore case?
+) -> str: # Caption, tidied where text was removed
     "Replace every `find` in `text`"
     import regex as engine
     pattern = _compile(find, regex, whole_words, ignore_case)
     if not regex and _means_tag(find) and is_tag_list(text):
         key = _tag_key(find, ignore_case)
         return _change_tags(text, lambda tag: replace.strip() if _tag_key(tag, ignore_case) == key else tag)
-    blank, change = not replace.strip(), replace if regex else lambda _: replace
+    blank = not replace.strip()
+    change = replace if regex else lambda _: replace
     if blank: change = lambda o: replace + _GAP if o[0] else replace
     try: found = pattern.sub(change, text, timeout=SECONDS)
     except TimeoutError: raise _too_slow(find, text) from None
     except (ValueError, IndexError, engine.error) as e:
-        raise Problem(f"'{replace}' cannot be put in the place of '{find}': {e}; a group is written \\1") from None
+        raise Problem(f"'{replace}' cannot replace '{find}': {e}; a group is written \\1") from None
     return _close_gaps(found) if blank else found
 
 def _means_tag(find:str) -> bool:
-    "Can `find` be a whole tag, rather than a sign or a run of tags?"
+    "Check whether `find` can be a whole tag, rather than punctuation or several tags"
     return not re.search(r'[,\n]', find) and bool(re.search(r'[^\W_]', find))
 
-def _too_slow(
-    find:str, # A pattern
-    text:str, # The caption on which it took too long
-) -> Problem: # To be raised
-    "Say that a pattern takes too long"
+def _too_slow(find:str, text:str) -> Problem:
+    "Make the error for a pattern that exceeds the time limit"
     return Problem(f"the pattern '{find}' takes more than {SECONDS:g} s on the caption '{text[:60]}'; make it simpler")
 
 # %% ../nbs/03_edits.ipynb #d98e8b80
 _AN = re.compile(r'(?!eu|ewe|on(?:e|ce)\b|u(?:ni(?![dmn])|[st][aei]))[aeiou]|hon(?:est|ou?r)|hour|heir|8|1[18]\b', re.I)
 
-def _mend_article(
-    article:str, # `a` or `an`, as it was written
-    rest:str, # What follows now
-) -> str: # The article that belongs before it; empty where there is one already
-    "Choose between `a` and `an` by the next word"
+def _mend_article(article:str, rest:str) -> str:
+    "Choose between `a` and `an` by the next word; '' if that is an article"
     word = re.match(r"[\w'’-]*", rest.lstrip())[0]
     if word.lower() in ('a', 'an', 'the'): return ''
     if not word or word.isupper() or bool(_AN.match(word)) == (len(article) == 2): return article
@@ -193,20 +181,18 @@ def _mend_article(
 
 # %% ../nbs/03_edits.ipynb #b16b1af9
 @lru_cache(64)
-def _compile_phrases(
-    phrases:tuple[str,...], # Words or phrases
-) -> re.Pattern|None: # Finds them, with an article before them as group 1; None when there are none
-    "Compile once what is left out of many captions"
+def _compile_phrases(phrases:tuple[str,...]) -> re.Pattern|None:
+    "Compile the search for phrases, with an article before them as group 1, cached for many captions"
     words = sorted((o.split() for o in phrases if o.strip()), key=len, reverse=True)
     if not words: return None
     pattern = _whole('|'.join(r'\s+'.join(map(re.escape, o)) for o in words))
     return re.compile(rf"{pattern}|(?<![\w'’-])(an?)(?:\s+{pattern})+", re.I)
 
 def drop_phrases(
-    text:str, # A caption
-    phrases:str|Iterable[str], # Words or phrases; a text is split at its commas
-) -> str: # The caption without them
-    "Leave every one of `phrases` out of `text`"
+    text:str, # Caption
+    phrases:str|Iterable[str], # Words or phrases; a string is split at its commas
+) -> str: # Caption without them
+    "Remove words and phrases from `text`"
     phrases = tuple(phrases.split(',') if isinstance(phrases, str) else phrases)
     pattern = _compile_phrases(phrases)
     if not pattern: return text
@@ -216,49 +202,47 @@ def drop_phrases(
     return _close_gaps(pattern.sub(lambda o: (_mend_article(o[1], text[o.end():]) if o[1] else '') + _GAP, text))
 
 # %% ../nbs/03_edits.ipynb #b7b0ace6
-_SMALL = ('a an the of and or with in on at to by for from under over near is are was were that which who next behind beside '
-          'between above below inside into while as it its his her their there this').split()
+_SMALL = ('a an the of and or with in on at to by for from under over near is are was were that which who next behind '
+          'beside between above below inside into while as it its his her their there this').split()
 _MEANT = set('very really so more again over on up down round through out by'.split())
 _LAST = rf"(?=\s*(?:$|[.,;:!?)]|(?:{'|'.join(_SMALL)})\b|\w+ing\b))"
-_AGAIN = re.compile(r"(?<![\w'’-])((?!and\s)(?:[\w'’-]+\s+){0,9}?(?!and\b)[\w'’-]+)((?:(?:\s+and)?\s+\1)+)(?![\w'’-])", re.I)
+_AGAIN = re.compile(r"(?<![\w'’-])((?!and\s)(?:[\w'’-]+\s+){0,9}?(?!and\b)[\w'’-]+)"
+                    r"((?:(?:\s+and)?\s+\1)+)(?![\w'’-])", re.I)
 
-def _once(
-    found:re.Match, # `X`, and what repeats it
-) -> str: # `X` alone, or all of it
-    "Tell a repeat from what is meant"
+def _once(found:re.Match) -> str:
+    "Reduce a repeat to one occurrence, unless it may be intended"
     phrase, rest, after = found[1], found[2], found.string[found.end():]
-    words, times = phrase.lower().split(), len(re.findall(re.escape(phrase), rest, re.I)) + 1
+    words = phrase.lower().split()
+    times = len(re.findall(re.escape(phrase), rest, re.I)) + 1
     if len(words) == 1 and words[0] in _MEANT: return found[0]
     joined = re.match(r'\s+and\s', rest, re.I)
     if len(words) == 1 and not joined and times == 2: return phrase if words[0] in _SMALL[:9] else found[0]
     return phrase if times > 2 or re.match(_LAST, after, re.I) else found[0]
 
-def _drop_parts(
-    text:str, # A caption
-) -> str: # The caption, each part once
-    "Leave out parts between commas that are there already"
+def _drop_parts(text:str) -> str:
+    "Remove parts between commas that occurred before"
     parts = text.split(',')
     keys = [re.sub(r'^and ', '', ' '.join(o.lower().rstrip(' .').split())) for o in parts]
     tags = all(len(o.split()) <= 3 for o in keys)
     keep = [i for i, o in enumerate(keys) if not o or o not in (keys[:i] if tags else keys[max(0, i - 1):i])]
     return text if len(keep) == len(parts) else ','.join(parts[i] for i in keep).rstrip()
 
-def _may_repeat(
-    text:str, # A caption
-) -> bool: # Is a closer look worth its time?
-    "Look for a pair of words that is there twice, or a word beside itself"
+def _may_repeat(text:str) -> bool:
+    "Check quickly for a repeated pair of words, or the same word twice in a row"
     words = re.findall(r"[\w'’-]+", text.lower())
-    pairs, others = list(zip(words, words[1:])), [o for o in words if o != 'and']
+    pairs = list(zip(words, words[1:]))
+    others = [o for o in words if o != 'and']
     return len(set(pairs)) < len(pairs) or any(a == b for a, b in zip(others, others[1:]))
 
+# %% ../nbs/03_edits.ipynb #de4c12f1
 def drop_repeats(
-    text:str, # A caption
-) -> str: # The caption, each thing said once
-    "Leave out what `text` says again"
+    text:str, # Caption
+) -> str: # Caption without repeats
+    "Remove repeated words and phrases"
     if is_tag_list(text):
         seen:set[str] = set()
         def once(tag):
-            "Keep a tag the first time"
+            "Keep only the first occurrence of a tag"
             if (key := _tag_key(tag)) in seen: return ''
             seen.add(key)
             return tag
@@ -270,67 +254,71 @@ def drop_repeats(
 
 # %% ../nbs/03_edits.ipynb #75ed0a4b
 def unescape_brackets(
-    text:str, # A caption
-) -> str: # The caption with plain brackets
-    "Take the backslash from escaped brackets"
+    text:str, # Caption
+) -> str: # Caption with plain brackets
+    "Remove the backslash of escaped brackets"
     return re.sub(r'\\([()\[\]{}])', r'\1', text)
 
 # %% ../nbs/03_edits.ipynb #b9f84b18
 EXISTING = ('skip', 'keep', 'overwrite')
 
 def set_caption(
-    text:str, # The caption that is there
-    new:str, # The one to set
-    status:str='auto', # The row's status
-    existing:str='skip', # `skip`: only where there is none; `keep`: also where it is a captioner's; `overwrite`: always
-) -> str: # The caption that results
-    "Choose between the caption that is there and a new one"
-    if existing not in EXISTING: raise Problem(f"'{existing}' is not known; existing is one of {', '.join(EXISTING)}")
+    text:str, # Existing caption
+    new:str, # New caption
+    status:str='auto', # Status of the row
+    existing:str='skip', # `skip` existing captions, `keep` only those written by hand, or `overwrite` all
+) -> str: # Resulting caption
+    "Choose between an existing caption and a new one"
+    if existing not in EXISTING: raise Problem(f"existing must be one of {', '.join(EXISTING)}, got '{existing}'")
     if not new.strip(): return text
     if not text.strip() or existing == 'overwrite' or (existing == 'keep' and status == 'auto'): return new
     return text
 
 # %% ../nbs/03_edits.ipynb #57a8c119
-def _finds(
-    pattern, # A pattern of the `regex` package
-    text:str, # A caption
-) -> bool: # Is it there?
-    "Look for a pattern, with a time limit"
+def _finds(pattern, text:str) -> bool:
+    "Search for a pattern, with a time limit"
     try: return bool(pattern.search(text, timeout=SECONDS))
     except TimeoutError: raise _too_slow(pattern.pattern, text) from None
 
+def _find_words(words:str) -> Callable[[str],bool]:
+    "Make a test for a word or phrase in a sentence, or a tag in a tag list"
+    pattern = _compile_whole(words)
+    def holds(caption):
+        if not is_tag_list(caption): return bool(pattern.search(caption))
+        return _tag_key(words) in {_tag_key(o) for o in re.split(r'[,\n]', caption)}
+    return holds
+
+def _compile_whole(words:str) -> re.Pattern:
+    "Compile the search for whole words, ignoring case"
+    return re.compile(_whole(re.escape(words)), re.I)
+
+# %% ../nbs/03_edits.ipynb #90a7ffb8
 def select_rows(
-    text:str|None=None, # The caption holds this, whatever its case
+    text:str|None=None, # Text in the caption, ignoring case
     regex:bool=False, # Is `text` a regular expression?
-    missing:str|None=None, # The caption does not hold this word, phrase or tag, e.g. the token
+    missing:str|None=None, # Word, phrase or tag that the caption lacks, e.g. the trigger word
     status:str|Iterable[str]|None=None, # `auto`, `edited`, `accepted`, `excluded`, or several
-    below:float|None=None, # The score is lower than this
-    names:Iterable[str]|None=None, # Only these files; `*` stands for anything
-    words:Iterable[str]=(), # The caption holds each of these words or phrases, whatever its case
-) -> Callable[[dict],bool]: # Does a row meet every condition that is given?
-    "Make the test that picks rows"
+    below:float|None=None, # Upper limit of the score
+    names:Iterable[str]|None=None, # File names, with `*` as a wildcard
+    words:Iterable[str]=(), # Words or phrases in the caption, ignoring case
+) -> Callable[[dict],bool]: # Does a row meet all given conditions?
+    "Make a test that selects rows"
     from fnmatch import translate
     status = [status] if isinstance(status, str) else list(status or [])
     for o in status:
-        if o not in STATUSES: raise Problem(f"'{o}' is not a status; say one of {', '.join(STATUSES)}")
+        if o not in STATUSES: raise Problem(f"status must be one of {', '.join(STATUSES)}, got '{o}'")
     pattern = None if text is None else _compile(text, regex, False, True)
     names = [names] if isinstance(names, str) else names
     named = None if names is None else re.compile('|'.join(map(translate, names)) or '(?!)')
-    whole = lambda o: re.compile(_whole(re.escape(o)), re.I)
-    lacks, has = None if missing is None else whole(missing), list(map(whole, words))
-    def has_it(
-        caption:str, # A caption
-    ) -> bool: # Does it hold what `missing` names?
-        "Look for a word or phrase, or for a whole tag"
-        if not is_tag_list(caption): return bool(lacks.search(caption))
-        return _tag_key(missing) in {_tag_key(o) for o in re.split(r'[,\n]', caption)}
+    unwanted = None if missing is None else _find_words(missing)
+    wanted = list(map(_compile_whole, words))
     def meets(
-        row:dict, # A row
-    ) -> bool: # Is it one of them?
+        row:dict, # Row of a dataset
+    ) -> bool: # Is it selected?
         "Test a row"
         caption, score = row.get('text') or '', row.get('score')
         return ((not pattern or _finds(pattern, caption))
-                and (missing is None or not has_it(caption)) and all(o.search(caption) for o in has)
+                and (not unwanted or not unwanted(caption)) and all(o.search(caption) for o in wanted)
                 and (not status or (own if (own := row.get('status')) in STATUSES else 'auto') in status)
                 and (below is None or (isinstance(score, (int, float)) and score < below))
                 and (named is None or bool(named.match(row['file_name']))))
@@ -338,59 +326,57 @@ def select_rows(
 
 # %% ../nbs/03_edits.ipynb #70d644c8
 class Edit(NamedTuple):
-    "One step of a bulk change"
-    what:str # What it does, in words
-    change:Callable[[str,dict],str] # From the caption and its row to the new caption
-    tags:bool=False # Does it work on whole tags, where a caption is a list of tags?
+    "Step of a bulk edit"
+    what:str # Description
+    change:Callable[[str,dict],str] # Function from the caption and its row to the new caption
+    tags:bool=False # Does it work on whole tags, if a caption is a tag list?
 
 def caption_change(
-    row:dict, # A row
-    text:str, # The caption that it gets
-) -> dict[str,list]: # For each key that changes, its value before and after
-    "What changes in a row with its caption: the status too, where it is `auto`; one that automode does not know is somebody's column"
-    status = row.get('status')
+    row:dict, # Row of a dataset
+    text:str, # New caption
+) -> dict[str,list]: # Values before and after, by key
+    "Make the change of a caption, and of its status, if that is `auto`"
+    status = row.get('status')                             # a status unknown to automode belongs to another program
     touched = {'status': [status, 'edited']} if status in (None, 'auto') else {}
     return {'text': [row.get('text'), text]} | touched
 
-def _find_changes(
-    dataset:Dataset, # Whose captions
-    steps:list[Edit], # What to do, in this order
-    where:Callable[[dict],bool]|None, # Which rows; None means all
-    excluded:bool, # Excluded ones too?
-) -> tuple[dict[str,dict],int,int]: # Changes by file and key, how many captions were looked at, and how many as lists of tags
-    "Find out what `steps` would change"
-    changes, looked, lists, tags = {}, 0, 0, any(o.tags for o in steps)
+def _find_changes(dataset:Dataset, steps:list[Edit], where:Callable[[dict],bool]|None,
+                  excluded:bool) -> tuple[dict[str,dict],int,int]:
+    "Compute the changes by file and key, the number of examined captions, and the number of tag lists among them"
+    changes, looked, lists = {}, 0, 0
+    tags = any(o.tags for o in steps)
     for row in progress(sorted(dataset, key=lambda o: o['file_name']), 'going through captions'):
         if (not excluded and row.get('status') == 'excluded') or (where and not where(row)): continue
-        before, looked = row.get('text'), looked + 1
+        before = row.get('text')
         after = before or ''
+        looked += 1
         lists += tags and is_tag_list(after)
         for o in steps:
             if not isinstance(after := o.change(after, row), str):
-                raise Problem(f"'{o.what}' makes {after!r:.40} of the caption '{(before or '')[:60]}'; it must return a text")
+                raise Problem(f"'{o.what}' must return a text, "
+                              f"got {after!r:.40} for the caption '{(before or '')[:60]}'")
         if after != (before or ''): changes[row['file_name']] = caption_change(row, after)
     return changes, looked, lists
 
-def _as_edit(
-    step:Edit|Callable[[str],str], # A step, perhaps a function of the caption alone
-) -> Edit: # The step with its words
-    "Name a step"
+def _as_edit(step:Edit|Callable[[str],str]) -> Edit:
+    "Wrap a function as a step with a name"
     if isinstance(step, Edit): return step
     name = getattr(step, '__name__', '<')
     return Edit('a function' if name.startswith('<') else name, lambda text, row: step(text))
 
 # %% ../nbs/03_edits.ipynb #2e7ec17a
 def edit_captions(
-    dataset:Dataset|str|Path, # A dataset or its folder
-    *steps:Edit|Callable[[str],str], # What to do, in this order; a function of the caption will do
-    where:Callable[[dict],bool]|None=None, # Which rows, e.g. from `select_rows`; None means all
-    excluded:bool=False, # Excluded pictures too?
-    dry_run:bool=False, # Only show what would change?
-    show:int=10, # Captions to show
-) -> Changes: # What changed
-    "Change the captions of a dataset; `undo` takes it back"
+    dataset:Dataset|str|Path, # Dataset or its folder
+    *steps:Edit|Callable[[str],str], # Steps in their order: an `Edit`, or a function of the caption
+    where:Callable[[dict],bool]|None=None, # Test for the rows to edit, e.g. from `select_rows`; None means all
+    excluded:bool=False, # Edit excluded images too?
+    dry_run:bool=False, # Only show the changes?
+    show:int=10, # Number of captions to show
+) -> Changes: # Changes made
+    "Edit the captions of a dataset; `undo` reverts it"
     edits = [_as_edit(o) for o in steps]
-    if not edits: raise Problem('there is nothing to do; say what to change in the captions, e.g. --find "a photography of" --replace "a photo of"')
+    if not edits: raise Problem('there is nothing to do; give a change to the captions, '
+                                'e.g. --find "a photography of" --replace "a photo of"')
     if not isinstance(dataset, Dataset): dataset = as_path(dataset)
     with nullcontext() if dry_run else lock_dataset(dataset.folder if isinstance(dataset, Dataset) else dataset):
         dataset = open_dataset(dataset)
@@ -399,34 +385,37 @@ def edit_captions(
     empty = sum(not o['text'][1].strip() for o in changes.values())
     closing = f"{'would change' if dry_run else 'changed'} {len(changes)} of {looked} caption{'s'*(looked != 1)}"
     if empty: closing += f", of which {empty} {'would be' if dry_run else 'is' if empty == 1 else 'are'} empty now"
-    if lists: closing += f"; works on whole tags in {lists} caption{'s that are tag lists' if lists > 1 else ' that is a tag list'}"
+    captions = 'captions that are tag lists' if lists > 1 else 'caption that is a tag list'
+    if lists: closing += f'; works on whole tags in {lists} {captions}'
     return Changes(dataset, changes, closing + (' (dry run: nothing was written)' if dry_run else ''), show)
 
 # %% ../nbs/03_edits.ipynb #fd4aeb63
 class WordCounts(NamedTuple):
-    "How many captions hold each word and phrase, the most frequent first"
-    words:list[tuple[str,int]] # Single words, without the small ones
-    phrases:list[tuple[str,int]] # Two and three words in a row
-    captions:int # How many captions there are
+    "Number of captions with each word and phrase, most frequent first"
+    words:list[tuple[str,int]] # Single words, except function words
+    phrases:list[tuple[str,int]] # Sequences of two and three words
+    captions:int # Number of captions
 
     def __repr__(self):
-        bar = lambda n: '█'*max(1, round(20*n/max(1, self.captions)))
-        width = max((len(make_printable(o)) for o, _ in [*self.words[:15], *self.phrases[:15]]), default=0)
-        return '\n'.join(f'{make_printable(o):{width}}  {n:6}  {bar(n)}' for o, n in [*self.words[:15], *self.phrases[:15]])
+        rows = [*self.words[:15], *self.phrases[:15]]
+        width = max((len(make_printable(o)) for o, _ in rows), default=0)
+        def bar(n): return '█'*max(1, round(20*n/max(1, self.captions)))
+        return '\n'.join(f'{make_printable(o):{width}}  {n:6}  {bar(n)}' for o, n in rows)
 
     def _repr_html_(self):
-        bar = lambda n: f'<div style="height:.7em;background:#48a;width:{100*n/max(1, self.captions):.0f}%"></div>'
-        cell = lambda o, n: (f'<tr><td style="text-align:left">{as_html(o)}</td><td>{n}</td>'
-                             f'<td style="width:99px">{bar(n)}</td></tr>')
+        def bar(n): return f'<div style="height:.7em;background:#48a;width:{100*n/max(1, self.captions):.0f}%"></div>'
+        def cell(o, n): return (f'<tr><td style="text-align:left">{as_html(o)}</td><td>{n}</td>'
+                                f'<td style="width:99px">{bar(n)}</td></tr>')
         tables = [f"<table>{''.join(cell(*o) for o in side[:15])}</table>" for side in (self.words, self.phrases)]
         return f'<div style="display:flex;gap:24px;align-items:flex-start">{"".join(tables)}</div>'
 
 def count_words(
-    dataset:Dataset|str|Path, # A dataset or its folder
-    longest:int=3, # Words in a phrase at the most
-) -> WordCounts: # The counts
-    "Count in how many captions each word and phrase occurs"
-    words, phrases, small, captions = Counter(), Counter(), set(_SMALL), 0
+    dataset:Dataset|str|Path, # Dataset or its folder
+    longest:int=3, # Maximum number of words in a phrase
+) -> WordCounts: # Counts by word and phrase
+    "Count the captions that contain each word and phrase"
+    words, phrases, captions = Counter(), Counter(), 0
+    small = set(_SMALL)
     for row in dataset if isinstance(dataset, Dataset) else Dataset.read(as_path(dataset)):
         parts = [re.findall(r"\w+(?:[-'’]\w+)*", o.lower()) for o in re.split(r'[,.;:!?]\s', row.get('text') or '')]
         captions += any(parts)
@@ -437,11 +426,12 @@ def count_words(
 
 # %% ../nbs/03_edits.ipynb #b2fee99c
 def read_captions(
-    path:str|Path, # A `.json`, `.jsonl` or `.csv` file
+    path:str|Path, # Path of a `.json`, `.jsonl` or `.csv` file
 ) -> dict[str,str]: # Captions by `file_name`
-    "Read captions that lie in one file"
+    "Read captions from one file"
     path, kind = as_path(path), Path(path).suffix.lower()
-    if kind not in ('.json', '.jsonl', '.csv'): raise Problem(f"'{path}' is not .json, .jsonl or .csv; give such a file")
+    if kind not in ('.json', '.jsonl', '.csv'):
+        raise Problem(f"'{path}' is not a .json, .jsonl or .csv file; give such a file")
     data = read_file(path)
     if data is None: raise Problem(f"'{path}' is not there; check its name")
     try:
@@ -449,23 +439,24 @@ def read_captions(
         if kind == '.csv': rows = list(csv.DictReader(io.StringIO(text, newline='')))
         else: rows = parse_json(text) if kind == '.json' else [parse_json(o) for o in text.split('\n') if o.strip()]
     except (ValueError, csv.Error) as e:
-        raise Problem(f"'{path}' could not be read as {kind[1:].upper()} ({e}); mend it") from None
+        raise Problem(f"'{path}' could not be read as {kind[1:].upper()} ({e}); fix it") from None
     if not rows: raise Problem(f"'{path}' holds no captions; give a file that does")
     if isinstance(rows, dict): rows = [dict(file_name=name, text=text) for name, text in rows.items()]
     for n, o in enumerate(rows if isinstance(rows, list) else [None], 1):
         if not isinstance(o, dict) or not all(isinstance(o.get(key), str) for key in ('file_name', 'text')):
-            raise Problem(f"row {n} of '{path}' has no \"file_name\" and \"text\" that are text; mend it")
+            raise Problem(f"row {n} of '{path}' must have a \"file_name\" and a \"text\" that are text; fix it")
     return {picture_key(o): o['text'] for o in rows}
 
 # %% ../nbs/03_edits.ipynb #11852f28
-_drop_repeats, _put_token = drop_repeats, put_token # the functions, where an argument has the name
+_drop_repeats, _put_token = drop_repeats, put_token # Functions hidden by parameters of the same name
 
+# %% ../nbs/03_edits.ipynb #1219638b
 def list_edits(
-    token:str|None=None, # The word that names the subject; None leaves `{token}` for training to fill in
-    class_word:str|None=None, # What kind of thing it is
+    token:str|None=None, # Trigger word of the subject; None leaves `{token}` for training to fill in
+    class_word:str|None=None, # Class of the subject
     captions:dict[str,str]|None=None, # Captions by `file_name`
-    source:str='', # The file that they come from
-    template:str='', # Set captions to this; as in `change_captions`, for this and all below
+    source:str='', # Name of their file
+    template:str='', # New text of every caption; this and all below as in `change_captions`
     existing:str='skip',
     find:str|None=None,
     replace:str='',
@@ -478,73 +469,70 @@ def list_edits(
     prefix:str='',
     suffix:str='',
     unescape:bool=False,
-) -> list[Edit]: # The steps, in their order
-    "Make the steps of a change from what a person asks for"
+) -> list[Edit]: # Steps in their order
+    "Make the steps of an edit from its options"
     edits = []
-    fill = lambda template, row: fill_template(template, row, token, class_word)
-    add = lambda what, change, tags=False: edits.append(Edit(what, change, tags))
-    put = lambda what, new: add(f'{what} ({existing})', lambda text, row: set_caption(
+    def fill(template, row): return fill_template(template, row, token, class_word)
+    def add(what, change, tags=False): edits.append(Edit(what, change, tags))
+    def put(what, new): add(f'{what} ({existing})', lambda text, row: set_caption(
         text, new(row), row.get('status') or 'auto', existing))
     if template: put(f"set '{template}'", lambda row: fill(template, row))
     if captions: put(f"set from '{source}'", lambda row: captions.get(picture_key(row), ''))
-    if find is not None: add(f"replace '{find}' by '{replace}'",
-                             lambda text, row: replace_text(text, find, replace, regex, whole_words, ignore_case), not regex and _means_tag(find))
+    if find is not None: add(f"replace '{find}' by '{replace}'", lambda text, row: replace_text(
+        text, find, replace, regex, whole_words, ignore_case), not regex and _means_tag(find))
     if drop: add(f'drop {drop}', lambda text, row: drop_phrases(text, drop), True)
     if drop_repeats: add('drop repeats', lambda text, row: _drop_repeats(text), True)
     if unescape: add('unescape brackets', lambda text, row: unescape_brackets(text))
-    if put_token: add(f"put '{token or '{token}'}' in", lambda text, row: _put_token(text, token or '{token}', class_word), True)
+    if put_token: add(f"put '{token or '{token}'}' in", lambda text, row: _put_token(
+        text, token or '{token}', class_word), True)
     if prefix: add(f"prefix '{prefix}'", lambda text, row: add_prefix(
         text, fill(prefix, row), ', ' if is_tag_list(text) else ' '), True)
     if suffix: add(f"suffix '{suffix}'", lambda text, row: add_suffix(text, fill(suffix, row)))
     return edits
 
 # %% ../nbs/03_edits.ipynb #08e62010
-def _add_hints(
-    result:Changes, # What was changed
-    captions:dict[str,str], # From a file
-    template:str, # What else captions were set to
-    existing:str, # What happened to those that were there
-) -> Changes: # The same, with a closing line that hides nothing
-    "Say which captions of a file were not used, and why nothing changed"
+def _add_hints(result:Changes, captions:dict[str,str], template:str, existing:str) -> Changes:
+    "Add how many captions of a file were not used, and why nothing changed, to the summary"
     strangers = len(captions.keys() - {picture_key(o) for o in result.dataset})
-    if strangers: result.closing += f"; {strangers} of the file belong{'s'*(strangers == 1)} to no picture here"
+    if strangers: result.closing += f"; {strangers} of the file belong{'s'*(strangers == 1)} to no image here"
     if not result.changes and (captions or template) and existing != 'overwrite':
-        result.closing += f"; existing='{existing}' leaves captions that are there"
+        result.closing += f"; existing='{existing}' leaves existing captions"
     return result
 
 # %% ../nbs/03_edits.ipynb #2ffa9016
 def change_captions(
-    folder:str|Path|Dataset, # The dataset, or its folder
+    folder:str|Path|Dataset, # Dataset or its folder
     *,
-    template:str='', # Set captions to this, e.g. "a photo of {token} {class_word}"
-    captions:str|Path|None=None, # Set captions from this file: JSON, JSONL or CSV with `file_name` and `text`
-    existing:str='skip', # When captions are set: `skip` those that are there, `keep` those of a person, or `overwrite`
+    template:str='', # New text of every caption, e.g. "a photo of {token} {class_word}"
+    captions:str|Path|None=None, # Path of a JSON, JSONL or CSV file with new captions by `file_name` and `text`
+    existing:str='skip', # When setting captions: `skip` existing ones, `keep` those written by hand, or `overwrite`
     find:str|None=None, # Text to replace
-    replace:str='', # What to put there
+    replace:str='', # Replacement
     regex:bool=False, # Are `find` and `where_text` regular expressions?
     whole_words:bool=False, # Find whole words only?
-    ignore_case:bool=False, # Find upper and lower case alike?
-    drop:Iterable[str]=(), # Words and phrases to leave out
-    drop_repeats:bool=False, # Leave out what a caption says twice?
-    put_token:bool=False, # Put the token in where it is missing?
-    token:str|None=None, # The word that names the subject; None leaves `{token}` for training to fill in
-    class_word:str|None=None, # What kind of thing it is
-    prefix:str='', # What comes before every caption; a template
-    suffix:str='', # What comes after every caption; a template
+    ignore_case:bool=False, # Ignore case?
+    drop:Iterable[str]=(), # Words and phrases to remove
+    drop_repeats:bool=False, # Remove repeated words and phrases?
+    put_token:bool=False, # Insert the trigger word where it is missing?
+    token:str|None=None, # Trigger word of the subject; None leaves `{token}` for training to fill in
+    class_word:str|None=None, # Class of the subject
+    prefix:str='', # Template for the start of every caption
+    suffix:str='', # Template for the end of every caption
     unescape:bool=False, # Write \( and \) of booru tags as ( and )?
-    where_text:str|None=None, # Only captions that hold this
+    where_text:str|None=None, # Only captions that contain this text
     where_status:Iterable[str]|None=None, # Only rows of this status
     below:float|None=None, # Only captions with a lower score
     missing:str|None=None, # Only captions without this word or phrase
-    names:Iterable[str]|None=None, # Only these files; `*` stands for anything
-    dry_run:bool=False, # Only show what would change?
-    show:int=10, # Captions to show
-) -> Changes: # What changed
+    names:Iterable[str]|None=None, # Only these files; `*` is a wildcard
+    dry_run:bool=False, # Only show the changes?
+    show:int=10, # Number of captions to show
+) -> Changes: # Changes made
     "Change captions in bulk: set, replace, drop, drop repeats, unescape, token, prefix, suffix, in this order"
-    table, drop = read_captions(captions) if captions else {}, drop if isinstance(drop, str) else list(drop)
-    steps = list_edits(token, class_word, table, Path(captions or '').name, template, existing, find, replace, regex, whole_words,
-                       ignore_case, drop, drop_repeats, put_token, prefix, suffix, unescape)
+    table = read_captions(captions) if captions else {}
+    drop = drop if isinstance(drop, str) else list(drop)
+    steps = list_edits(token, class_word, table, Path(captions or '').name, template, existing, find, replace, regex,
+                       whole_words, ignore_case, drop, drop_repeats, put_token, prefix, suffix, unescape)
     status = [where_status] if isinstance(where_status, str) else list(where_status or [])
     where = select_rows(where_text, regex, missing, status, below, names)
-    return _add_hints(edit_captions(folder, *steps, where=where, excluded='excluded' in status, dry_run=dry_run, show=show),
-                      table, template, existing)
+    result = edit_captions(folder, *steps, where=where, excluded='excluded' in status, dry_run=dry_run, show=show)
+    return _add_hints(result, table, template, existing)

@@ -19,45 +19,40 @@ from .lock import lock_dataset, own_path
 
 # %% ../nbs/02_history.ipynb #069f9439
 def compare_words(
-    before:str, # A caption
-    after:str, # What becomes of it
-) -> list[tuple[str,str]]: # Words, and whether they are the `same`, are `gone` or `come`
-    "Put two captions into one, with the words that differ"
-    old, new, out = *(re.findall(r"[\w'’-]+\s*|[^\w\s]\s*", o) for o in (before, after)), []
+    before:str, # Old caption
+    after:str, # New caption
+) -> list[tuple[str,str]]: # Runs of words, each marked `same`, `gone` or `come`
+    "Compute a word-level diff of two captions"
+    old, new = (re.findall(r"[\w'’-]+\s*|[^\w\s]\s*", o) for o in (before, after))
+    out = []
     matcher = difflib.SequenceMatcher(None, [o.strip() for o in old], [o.strip() for o in new], autojunk=False)
     for op, a, b, c, d in matcher.get_opcodes():
         if op == 'equal': out.append((''.join(max(o, key=len) for o in zip(old[a:b], new[c:d])), 'same'))
-        else: out += [(words, kind) for words, kind in ((''.join(old[a:b]), 'gone'), (''.join(new[c:d]), 'come')) if words]
+        else:
+            both = (''.join(old[a:b]), 'gone'), (''.join(new[c:d]), 'come')
+            out += [(words, kind) for words, kind in both if words]
     return out
 
-def _mark(
-    before:str, # A caption
-    after:str, # What becomes of it
-    **show, # How to show words that are `gone`, that `come`, and that stay the `same`
-) -> str: # Both in one
-    "Show two captions as one; the blanks after what differs are not part of it"
-    shown = lambda words, kind: show[kind](words) if kind == 'same' else show[kind](words.rstrip()) + words[len(words.rstrip()):]
-    return ''.join(shown(*o) for o in compare_words(before, after))
+def _mark(before:str, after:str, **show) -> str:
+    "Format the diff of two captions with a function for each mark; trailing blanks stay unmarked"
+    def format_run(words, kind):
+        bare = words if kind == 'same' else words.rstrip()
+        return show[kind](bare) + words[len(bare):]
+    return ''.join(format_run(*o) for o in compare_words(before, after))
 
 # %% ../nbs/02_history.ipynb #f7ecd542
-def _count(
-    n:int, # How many
-    thing:str='caption', # Of what
-) -> str: # `1 caption`, `2 captions`
-    "Count things in words"
+def _count(n:int, thing:str='caption') -> str:
+    "Format a number with its noun"
     return f'{n} {thing}' if n == 1 else f'{n} {thing}s'
 
 # %% ../nbs/02_history.ipynb #3c8036bd
-def _table_row(
-    dataset:Dataset, # Whose picture
-    name:str, # Its `file_name`
-    before:str, # The caption
-    after:str, # What becomes of it
-) -> str: # HTML
-    "A picture and what changes in its caption"
-    try: picture = f'<img alt="" src="{data_uri(open_image(dataset.path({"file_name": name}), dataset.background, 128), 64)}">'
+def _table_row(dataset:Dataset, name:str, before:str, after:str) -> str:
+    "Format an image and the diff of its caption as a row of an HTML table"
+    try:
+        image = open_image(dataset.path({'file_name': name}), dataset.background, 128)
+        picture = f'<img alt="" src="{data_uri(image, 64)}">'
     except Problem: picture = ''
-    tag = lambda name, style: lambda o: f'<{name} style="{style}">{as_html(o)}</{name}>'
+    def tag(name, style): return lambda o: f'<{name} style="{style}">{as_html(o)}</{name}>'
     text = _mark(before, after, gone=tag('del', 'background:#e445;border-radius:3px;margin-right:2px'),
                  come=tag('ins', 'background:#2a56;border-radius:3px;text-decoration:none'), same=as_html)
     return (f'<tr><td>{picture}</td><td style="text-align:left"><small style="opacity:.7">{as_html(name)}</small>'
@@ -65,36 +60,38 @@ def _table_row(
 
 # %% ../nbs/02_history.ipynb #c8e6278a
 class Changes:
-    "What was changed, or would be"
+    "Changes to captions, made or proposed, displayed as a diff"
     def __init__(
         self,
-        dataset:Dataset, # Whose rows
-        changes:dict[str,dict[str,list]], # For each `file_name` and key, its value before and after
-        closing:str, # What was done, in a line
-        show:int=10, # Captions to show
-        kept:Iterable[str]=(), # Pictures that were left alone, since somebody worked on them meanwhile
+        dataset:Dataset, # Dataset with the rows
+        changes:dict[str,dict[str,list]], # Values before and after, by `file_name` and key
+        closing:str, # One-line summary
+        show:int=10, # Number of captions to show
+        kept:Iterable[str]=(), # Images left unchanged, because they were edited in the meantime
     ):
-        self.dataset, self.changes, self.closing, self.show, self.kept = dataset, changes, closing, show, list(kept)
+        self.dataset, self.changes, self.closing, self.show = dataset, changes, closing, show
+        self.kept = list(kept)
 
     def __len__(self): return len(self.changes)
     def __repr__(self): return '\n'.join([*self.lines(), self.closing])
 
     @property
-    def texts(self) -> dict[str,tuple[str,str]]: # By `file_name`
-        "The captions that change, before and after"
+    def texts(self) -> dict[str,tuple[str,str]]: # Captions by `file_name`
+        "Captions that change, before and after"
         return {name: tuple(v or '' for v in o['text']) for name, o in self.changes.items() if 'text' in o}
 
-    def lines(self) -> list[str]: # A line a caption
-        "The first captions, with what changes in them, for a terminal"
+    def lines(self) -> list[str]: # One line per caption
+        "Format the first captions as diffs for a terminal"
         texts = self.texts
         first = {make_printable(name): o for name, o in list(texts.items())[:self.show]}
         width = min(40, max(map(len, first), default=0))
-        marked = [_mark(*map(make_printable, o), gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str) for o in first.values()]
+        def mark(before, after): return _mark(before, after, gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str)
+        marked = [mark(*map(make_printable, o)) for o in first.values()]
         more = [f'and {len(texts) - self.show} more'] if len(texts) > self.show else []
         return [f'{name:{width}}  {o}' for name, o in zip(first, marked)] + more
 
-    def _repr_html_(self) -> str: # HTML
-        "The first captions beside their pictures"
+    def _repr_html_(self) -> str:
+        "Format the first captions as diffs next to their images"
         texts = self.texts
         rows = ''.join(_table_row(self.dataset, name, *o) for name, o in list(texts.items())[:self.show])
         more = f'<p>and {len(texts) - self.show} more</p>' if len(texts) > self.show else ''
@@ -103,38 +100,44 @@ class Changes:
 # %% ../nbs/02_history.ipynb #778a2c68
 HISTORY = '.automode/history.jsonl'
 
-def _parse(
-    data:bytes, # A line of the history
-) -> dict|None: # What it says; None when it was left half done
-    "Read one line"
+def _parse(data:bytes) -> dict|None:
+    "Parse a line of the history; None if it is invalid"
     try: line = parse_json(data)
     except ValueError: return None
     return line if isinstance(line, dict) and _is_sound(line) else None
 
-def _is_sound(line:dict) -> bool: # Could we have written it?
-    "Look at everything in a line of the history that is used later on"
-    is_place = lambda o: o is None or (type(o) is int and 0 <= o < 2**62)
-    is_pair = lambda o: isinstance(o, list) and len(o) == 2
-    is_change = lambda o: isinstance(o, dict) and all(map(is_pair, o.values())) and all(isinstance(v, (str, type(None))) for v in o.get('text', ()))
+def _is_place(value:Any) -> bool:
+    "Check for a position in the history file, or None"
+    return value is None or (type(value) is int and 0 <= value < 2**62)
+
+def _is_pair(value:Any) -> bool:
+    "Check for a list of two values"
+    return isinstance(value, list) and len(value) == 2
+
+def _is_change(value:Any) -> bool:
+    "Check for a dict with values before and after, whose `text` is a string or None"
+    return (isinstance(value, dict) and all(map(_is_pair, value.values()))
+            and all(isinstance(o, (str, type(None))) for o in value.get('text', ())))
+
+def _is_sound(line:dict) -> bool:
+    "Check every part of a history line that is used later"
     changes, left = line.get('changes', {}), line.get('left', [])
-    return (all(is_pair(line.get(key, [None, None])) and all(map(is_place, line.get(key, ()))) for key in ('now', 'was')) and 'now' in line
-            and is_place(line.get('of')) and isinstance(line.get('what', ''), str) and isinstance(line.get('did', ''), str)
-            and isinstance(changes, dict) and all(map(is_change, changes.values()))
+    pairs_ok = all(_is_pair(line.get(o, [None, None])) and all(map(_is_place, line.get(o, ()))) for o in ('now', 'was'))
+    return (pairs_ok and 'now' in line and _is_place(line.get('of'))
+            and isinstance(line.get('what', ''), str) and isinstance(line.get('did', ''), str)
+            and isinstance(changes, dict) and all(map(_is_change, changes.values()))
             and isinstance(left, list) and all(isinstance(o, str) for o in left))
 
-def _find_history(
-    folder:str|Path, # A dataset's folder
-) -> Path: # Where it is, or will be
-    "The file of the history, which is none of a stranger's links"
+# %% ../nbs/02_history.ipynb #463e7162
+def _find_history(folder:str|Path) -> Path:
+    "Get the path of the history, which must be a readable file and not a link"
     path = own_path(folder, Path(HISTORY).name)
     if path.exists() and not (path.is_file() and os.access(path, os.R_OK)):
-        raise Problem(f"'{path}' is not a file that can be read; change its rights or move it away")
+        raise Problem(f"'{path}' is not a readable file; change its permissions or move it away")
     return path
 
-def _last_line(
-    folder:str|Path, # A dataset's folder
-) -> dict: # The last line; where nothing was changed yet, one that says so
-    "Read the last whole line, from the end of the file"
+def _last_line(folder:str|Path) -> dict:
+    "Read the last complete line, searching from the end of the file"
     path = _find_history(folder)
     if not path.exists() or not (end := path.stat().st_size): return dict(now=[None, None])
     with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -144,37 +147,29 @@ def _last_line(
             end = start - 1
     return dict(now=[None, None])
 
-def _line_at(
-    folder:str|Path, # A dataset's folder
-    place:int, # Where a line begins, as another line says
-) -> dict: # The line
-    "Read one line in the middle"
+def _line_at(folder:str|Path, place:int) -> dict:
+    "Read the line at a position in the file"
     with open(_find_history(folder), 'rb') as f:
         f.seek(place)
         line = _parse(f.readline())
     if line: return line
     raise _strange(folder)
 
-def _strange(folder:str|Path) -> Problem: # To raise; a dataset's folder
-    "Say that the history is not ours any more"
-    return Problem(f"'{Path(folder)/HISTORY}' was changed by another program, and does not lead back any further; "
+def _strange(folder:str|Path) -> Problem:
+    "Make the error for a history that cannot be followed back"
+    return Problem(f"'{Path(folder)/HISTORY}' was changed by another program, and cannot be followed back any further; "
                    'remove it to begin a new one')
 
 # %% ../nbs/02_history.ipynb #0bc43357
-def _write_line(
-    folder:Path, # The dataset's folder
-    **line, # What the line says
-) -> None:
-    "Add a line to the history, on the disk when this returns"
+def _write_line(folder:Path, **line) -> None:
+    "Append a line to the history, and wait until it is on disk"
     path = _find_history(folder)
     try: append_row(path, line, sync=True)
     except OSError as e: raise Problem(f"'{path}' cannot be written ({e.strerror}), so nothing was changed; "
-                                       'make room or change its rights') from None
+                                       'make room or change its permissions') from None
 
-def _next_place(
-    folder:Path, # The dataset's folder
-) -> int: # Where the next line will begin
-    "Find the end of the history; half a line is closed first"
+def _next_place(folder:Path) -> int:
+    "Get the position of the next line, below a truncated one"
     path = _find_history(folder)
     if not path.exists() or not (size := path.stat().st_size): return 0
     with open(path, 'rb') as f:
@@ -182,34 +177,25 @@ def _next_place(
         return size + (f.read(1) != b'\n')
 
 # %% ../nbs/02_history.ipynb #bc50ec5e
-def _holds(
-    row:dict|None, # A row, if it is still there
-    change:dict[str,list], # For each key, its value before and after
-    side:int, # 0: before; 1: after
-) -> bool: # Are all its values of that side?
-    "Tell whether a row is as it was before, or after, a change"
+def _holds(row:dict|None, change:dict[str,list], side:int) -> bool:
+    "Check whether a row matches a change, before (`side` 0) or after it (1)"
     return row is not None and all(row.get(key) == o[side] for key, o in change.items())
 
 def by_name(
-    dataset:Dataset, # A dataset
-) -> dict[str,dict]: # Rows by `file_name`; of two for the same file, the first
-    "Find rows by their file"
+    dataset:Dataset, # Dataset with the rows
+) -> dict[str,dict]: # Rows by `file_name`; of two with the same name, the first
+    "Index the rows by file name"
     return {o['file_name']: o for o in reversed(dataset.rows)}
 
-def _changes_of(
-    folder:Path, # The dataset's folder
-    line:dict, # A change, an undo or a redo
-) -> tuple[dict[str,dict],int]: # What it changed by file and key, and on which side it put it
-    "Find what a line is about"
+def _changes_of(folder:Path, line:dict) -> tuple[dict[str,dict],int]:
+    "Get the changes of a history line, and the side (0 before, 1 after) that it sets"
     if 'changes' in line: return line['changes'], 1
     if not isinstance(line.get('of'), int): raise _strange(folder)
     changes, left = _line_at(folder, line['of']).get('changes', {}), set(line.get('left', ()))
     return {name: o for name, o in changes.items() if name not in left}, int(line['did'] == 'redo')
 
-def _settle(
-    dataset:Dataset, # A dataset
-) -> list[int|None]: # Places of the last change that is made, and of the last that was taken back
-    "Find out where in the history the captions are"
+def _settle(dataset:Dataset) -> list[int|None]:
+    "Get the positions of the last applied and the last undone change; a last line that was not applied does not count"
     line = _last_line(dataset.folder)
     if 'did' not in line: return line['now']
     changes, side = _changes_of(dataset.folder, line)
@@ -218,24 +204,15 @@ def _settle(
     return line.get('was', line['now']) if were and not are else line['now']
 
 # %% ../nbs/02_history.ipynb #b84155c4
-def _put(
-    rows:dict[str,dict], # Rows by `file_name`
-    changes:dict[str,dict], # What to change in each
-    side:int=1, # Which values to put in
-) -> None:
-    "Put values into rows; None takes the key away"
+def _put(rows:dict[str,dict], changes:dict[str,dict], side:int=1) -> None:
+    "Set values in rows; None removes the key"
     for name, change in changes.items():
         for key, o in change.items():
             if o[side] is None: rows[name].pop(key, None)
             else: rows[name][key] = o[side]
 
-def _carry_out(
-    dataset:Dataset, # What to change; it is written whole
-    changes:dict[str,dict], # For each `file_name` and key, its value before and after
-    place:int, # Where the line will be
-    line:dict[str,Any], # What the history says of it
-) -> None:
-    "Write down, make, write, and write down that it is done"
+def _carry_out(dataset:Dataset, changes:dict[str,dict], place:int, line:dict[str,Any]) -> None:
+    "Log the changes, apply them, write the dataset, and log that it is done"
     _write_line(dataset.folder, time=strftime('%Y-%m-%d %H:%M:%S'), captions=len(changes), **line)
     rows = by_name(dataset)
     _put(rows, changes)
@@ -247,40 +224,39 @@ def _carry_out(
 
 # %% ../nbs/02_history.ipynb #9ac12e45
 def make_changes(
-    dataset:Dataset, # What to change; it is written whole
-    what:str, # What was asked, in words
-    changes:dict[str,dict[str,list]], # For each `file_name` and key, its value before and after; None where it has none
-) -> Changes: # What was changed; what somebody else changed meanwhile is left alone, and `kept` names it
-    "Write down changes, then make them"
+    dataset:Dataset, # Dataset to change and write
+    what:str, # Description of the change
+    changes:dict[str,dict[str,list]], # Values before and after, by `file_name` and key; None for a missing key
+) -> Changes: # Changes made; `kept` names the images that were edited in the meantime and left unchanged
+    "Log changes, then apply them"
     with lock_dataset(dataset.folder):
         dataset.refresh()
-        rows, was = by_name(dataset), _settle(dataset)
+        rows = by_name(dataset)
+        was = _settle(dataset)
         held = {name: o for name, o in changes.items() if _holds(rows.get(name), o, 0)}
-        place, kept = _next_place(dataset.folder), [name for name in changes if name not in held]
+        kept = [name for name in changes if name not in held]
+        place = _next_place(dataset.folder)
         line = dict(did='change', what=what, was=was, now=[place, None], changes=held)
         if held: _carry_out(dataset, held, place, line)
     return Changes(dataset, held, f'changed {_count(len(held))}{_kept_words(kept)}', kept=kept)
 
-def _kept_words(
-    kept:list[str], # Pictures that were left alone
-) -> str: # The end of a closing line
-    "Name the captions that somebody has worked on"
+def _kept_words(kept:list[str]) -> str:
+    "Name the captions that were edited in the meantime"
     if not kept: return ''
     return (f"; {len(kept)} {'was edited since and is' if len(kept) == 1 else 'were edited since and are'} kept: "
             f"{', '.join(map(make_printable, kept[:5]))}{' …' if len(kept) > 5 else ''}")
 
 # %% ../nbs/02_history.ipynb #ee34883b
-def _step(
-    dataset:Dataset|str|Path, # A dataset or its folder
-    way:str, # `undo` or `redo`
-) -> Changes: # What changed
-    "Go one change back, or forth again"
-    folder, side = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset), int(way == 'redo')
+def _step(dataset:Dataset|str|Path, way:str) -> Changes:
+    "Undo or redo one change"
+    folder = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset)
+    side = int(way == 'redo')
     with lock_dataset(folder):
         dataset = open_dataset(dataset)
         was = _settle(dataset)
         if was[side] is None: raise Problem(f"there is nothing to {way} in '{dataset.folder}'")
-        place, top = _next_place(dataset.folder), _line_at(dataset.folder, was[side])
+        place = _next_place(dataset.folder)
+        top = _line_at(dataset.folder, was[side])
         last = _line_at(dataset.folder, top.get('of') or 0) if side else top
         if not {'changes'} <= {*last} or 'was' not in top: raise _strange(folder)
         now = [top['of'], top['was'][1]] if side else [top['was'][0], place]
@@ -288,50 +264,48 @@ def _step(
         left = [name for name in last['changes'] if name not in changes]
         line = dict(did=way, what=last.get('what', ''), was=was, now=now, of=top['of'] if side else was[0], left=left)
         _carry_out(dataset, changes, place, line)
-    closing = f"{'made again' if side else 'took back'} '{make_printable(last.get('what', ''))}': {_count(len(changes))}"
-    return Changes(dataset, changes, closing + _kept_words(kept), kept=kept)
+    done, what = 'made again' if side else 'took back', make_printable(last.get('what', ''))
+    closing = f"{done} '{what}': {_count(len(changes))}{_kept_words(kept)}"
+    return Changes(dataset, changes, closing, kept=kept)
 
-def _turn(
-    changes:dict[str,dict], # What was changed
-    rows:dict[str,dict], # Rows by `file_name`
-    side:int, # 0 to go back, 1 to go forth
-) -> tuple[dict[str,dict],list[str]]: # What to change now, and what is neither as before nor as after
-    "Turn a change round, for the rows that are as it left them"
+def _turn(changes:dict[str,dict], rows:dict[str,dict], side:int) -> tuple[dict[str,dict],list[str]]:
+    "Reverse a change (`side` 0) or repeat it (1) for the rows in the expected state; also name those edited since"
     turned = {name: o if side else {key: v[::-1] for key, v in o.items()} for name, o in changes.items()
               if _holds(rows.get(name), o, 1 - side)}
     return turned, [name for name, o in changes.items() if name not in turned and not _holds(rows.get(name), o, side)]
 
 # %% ../nbs/02_history.ipynb #96702c5e
 def open_dataset(
-    dataset:Dataset|str|Path, # A dataset or its folder
-) -> Dataset: # The dataset, as it is on the disk and in memory
-    "Read a dataset; one that has been read takes in what others wrote since"
+    dataset:Dataset|str|Path, # Dataset or its folder
+) -> Dataset: # Dataset, up to date with the disk
+    "Read a dataset, or merge the changes on disk into one in memory"
     if not isinstance(dataset, Dataset): return Dataset.read(as_path(dataset))
     dataset.refresh()
     return dataset
 
 def undo(
-    dataset:Dataset|str|Path, # A dataset or its folder
-) -> Changes: # What was taken back, and which captions were kept
-    "Take back the last change that was not yet taken back"
+    dataset:Dataset|str|Path, # Dataset or its folder
+) -> Changes: # Reversed changes; `kept` names the captions that were left unchanged
+    "Undo the last change that is not undone yet"
     return _step(dataset, 'undo')
 
 def redo(
-    dataset:Dataset|str|Path, # A dataset or its folder
-) -> Changes: # What was made again
-    "Make the change again that `undo` took back last"
+    dataset:Dataset|str|Path, # Dataset or its folder
+) -> Changes: # Repeated changes
+    "Redo the change that was undone last"
     return _step(dataset, 'redo')
 
 # %% ../nbs/02_history.ipynb #760fabec
 def read_history(
-    folder:str|Path, # A dataset's folder
-) -> list[dict]: # `time`, `did` (change, undo or redo), `what`, and how many `captions`
-    "Read what was done to the captions, the oldest first"
-    path, told, undecided = _find_history(folder), [], None
+    folder:str|Path, # Dataset folder
+) -> list[dict]: # `time`, `did` (change, undo or redo), `what`, and the number of `captions`
+    "List the changes to the captions, oldest first"
+    path = _find_history(folder)
+    told, undecided = [], None
     if not path.exists(): return told
     with open(path, 'rb') as f:
         for line in filter(None, map(_parse, f)):
-            if undecided is not None and line.get('was') == undecided: told.pop()   # it never reached the captions
+            if undecided is not None and line.get('was') == undecided: told.pop()   # it was never applied
             undecided = line.get('was') if 'did' in line else None
             if 'did' in line: told.append({key: line.get(key) for key in ('time', 'did', 'what', 'captions')})
     return [{key: make_printable(o) if isinstance(o, str) else o for key, o in line.items()} for line in told]

@@ -11,6 +11,8 @@ import json, math, os, re, shutil
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, Sequence
 
+from fastcore.basics import patch
+
 from .blip import Captioned
 from .core import Problem, parse_json, write_json, writing
 from .dataset import Dataset
@@ -19,51 +21,56 @@ from .rows import by_person, row_trouble
 
 # %% ../nbs/03_journal.ipynb #eb360ad4
 def needs_caption(
-    row:dict, # A row of a dataset
-    again:Callable[[dict],bool]=lambda row: False, # Tells which captions of a captioner are done again
-) -> bool: # Is it a captioner's turn?
-    "Tell whether a captioner may write the text of `row`"
+    row:dict, # Row of a dataset
+    again:Callable[[dict],bool]=lambda row: False, # Test for automatic captions to replace
+) -> bool: # May a captioner write its text?
+    "Decide whether to caption `row`"
     status, is_empty = row.get('status'), not (row.get('text') or '').strip()
     if status == 'excluded' or (by_person(row) and not is_empty): return False
-    if status == 'auto' and row.get('captioner'): return again(row)             # it had its turn, even if it found nothing to say
+    if status == 'auto' and row.get('captioner'): return again(row)        # captioned before, even if the text is empty
     return is_empty or (status == 'auto' and again(row))
 
 # %% ../nbs/03_journal.ipynb #af349bab
 def read_names(
-    words:Sequence[str], # Names of pictures, and text files of names
-) -> set[str]: # Names
-    "Collect the names that a person gave"
+    words:Sequence[str], # Image names, and text files of names
+) -> set[str]: # Normalized names
+    "Collect image names"
     names = set()
     for o in words:
-        if not (o.lower().endswith('.txt') and Path(o).is_file()): names.add(o); continue
+        if not (o.lower().endswith('.txt') and Path(o).is_file()):
+            names.add(o)
+            continue
         try: names |= set(Path(o).read_text(encoding='utf-8-sig').split('\n'))
-        except UnicodeDecodeError: raise Problem(f"'{o}' is not a text file in UTF-8; give one with a name a line") from None
+        except UnicodeDecodeError:
+            raise Problem(f"'{o}' is not a text file in UTF-8; give one with one name per line") from None
     return {os.path.normpath(o.strip()) for o in names if o.strip()}
 
 def read_recaption(
-    recaption:str|float|Sequence[str]|None, # `below=SCORE`, a number, names of pictures, or a text file of names
-    overwrite:bool=False, # Every caption that a captioner wrote?
-    known:Iterable[str]|None=None, # Names that there are; None takes any
-) -> Callable[[dict],bool]: # Tells it of a row
-    "Find out which captions of a captioner are to be done again"
+    recaption:str|float|Sequence[str]|None, # `below=SCORE`, a number, image names, or a text file of names
+    overwrite:bool=False, # Replace every automatic caption?
+    known:Iterable[str]|None=None, # Names in the dataset; None accepts any
+) -> Callable[[dict],bool]: # Test for a row
+    "Make the test for the automatic captions to replace"
     if overwrite: return lambda row: True
     if recaption is None: return lambda row: False
     words = [str(o) for o in ([recaption] if isinstance(recaption, (str, int, float, Path)) else recaption)]
     first = words[0].replace(' ', '') if len(words) == 1 else ''
     limit = re.fullmatch(r'(?:below=)?([-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)', first)
-    if first.startswith('below') and not limit: raise Problem(f"'{words[0]}' is not a score; say below=-1.5, for example")
+    if first.startswith('below') and not limit:
+        raise Problem(f"'{words[0]}' is not a score; write for example below=-1.5")
     if limit: return lambda row: isinstance(row.get('score'), (int, float)) and row['score'] < float(limit[1])
     names = read_names(words)
     if known is not None and (lost := sorted(names - {os.path.normpath(o) for o in known})):
-        raise Problem(f"there is no picture named '{lost[0]}' in the dataset; give names as in metadata.jsonl, or below=SCORE")
+        raise Problem(f"there is no image named '{lost[0]}' in the dataset; "
+                      "give names as in metadata.jsonl, or below=SCORE")
     return lambda row: os.path.normpath(row['file_name']) in names
 
 # %% ../nbs/03_journal.ipynb #7515f3d2
 def place_prompt(
-    text:str, # A caption, perhaps with the prompt in front
-    prompt:str, # What it was asked to begin with
-    keep_prompt:str|bool='yes', # `yes`, `no`, or the words that take its place
-) -> str: # The caption
+    text:str, # Caption, perhaps with the prompt in front
+    prompt:str, # Prompt of the captioner
+    keep_prompt:str|bool='yes', # `yes`, `no`, or a replacement
+) -> str: # Caption
     "Keep, drop or replace the prompt that a caption begins with"
     keep = {'true': 'yes', 'false': 'no'}.get(str(keep_prompt).lower(), str(keep_prompt))
     start = re.match(r'\s+'.join(map(re.escape, prompt.split())) + r"(?![\w'’-])[\s,]*", text)
@@ -73,27 +80,28 @@ def place_prompt(
 
 # %% ../nbs/03_journal.ipynb #385cc92b
 class Journals:
-    "The journals of all processes that caption a dataset, and the plan that they follow, in its hidden folder"
+    "Journals of all processes that caption a dataset, and their common plan, in its hidden folder"
     def __init__(
         self,
-        folder:str|Path, # The dataset's folder
+        folder:str|Path, # Dataset folder
     ):
         self.dataset, self.folder, self.read_to = Path(folder), own_path(folder, 'captions'), {}
 
     def add(
         self,
-        process:int, # Number of the process that has done it
-        rows:list[dict], # What is new in the rows that it captioned
-        bad:dict[str,str], # Pictures that it could not read, and why
+        process:int, # Number of the process
+        rows:list[dict], # New values of the rows that it captioned
+        bad:dict[str,str], # Reasons by unreadable image
     ) -> None:
-        "Add a line to the journal of `process`"
-        path, line = own_path(self.dataset, 'captions', f'{process:05d}.jsonl'), json.dumps(dict(rows=rows, bad=bad)).encode()
+        "Append a line to the journal of `process`"
+        path = own_path(self.dataset, 'captions', f'{process:05d}.jsonl')
+        line = json.dumps(dict(rows=rows, bad=bad)).encode()
         with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(path, 'ab') as f: f.write(b'\n' + line + b'\n')
 
-    def read(self) -> Iterator[tuple[list[dict],dict]]: # `rows` and `bad`, as `add` was given them
-        "The lines that were added since this was last called"
+    def read(self) -> Iterator[tuple[list[dict],dict]]: # `rows` and `bad`, as given to `add`
+        "Read the lines that were added since the last call"
         for path in sorted(self.folder.glob('*.jsonl')):
             with open(own_path(self.dataset, 'captions', path.name), 'rb') as f:
                 f.seek(self.read_to.get(path, 0))
@@ -102,42 +110,51 @@ class Journals:
             self.read_to[path] = self.read_to.get(path, 0) + end
             for line in new[:end].splitlines():
                 try: entry = parse_json(line)
-                except ValueError: continue                                     # half a line, and the batch will be done again
-                if not isinstance(entry, dict): continue
-                rows, bad = entry.get('rows'), entry.get('bad')
-                usable = lambda row: not row_trouble(row, self.dataset) and isinstance(row.get('text'), str)
-                yield (list(filter(usable, rows)) if isinstance(rows, list) else [],
-                       {k: str(v) for k, v in bad.items()} if isinstance(bad, dict) else {})
+                except ValueError: continue                # truncated; its batch is captioned again
+                if isinstance(entry, dict): yield self._check_entry(entry)
 
-    def read_plan(self) -> dict: # Empty when there is none
-        "What a run that was stopped was about"
-        path = own_path(self.dataset, 'captions', 'plan.json')
-        try: plan = parse_json(path.read_bytes())
-        except (OSError, ValueError): return {}
-        return plan if isinstance(plan, dict) and isinstance(plan.get('batches'), list) else {}
+# %% ../nbs/03_journal.ipynb #0551e78c
+@patch
+def _check_entry(self:Journals, entry:dict) -> tuple[list[dict],dict]:
+    "Drop the invalid rows of a line"
+    rows, bad = entry.get('rows'), entry.get('bad')
+    def usable(row): return not row_trouble(row, self.dataset) and isinstance(row.get('text'), str)
+    return (list(filter(usable, rows)) if isinstance(rows, list) else [],
+            {k: str(v) for k, v in bad.items()} if isinstance(bad, dict) else {})
 
-    def write_plan(
-        self,
-        **plan, # `settings`, `batch_size`, all `batches`, and those that are `left`
-    ) -> None:
-        "Write down what is to be done, for the other processes and for those that go on"
-        path = own_path(self.dataset, 'captions', 'plan.json')
-        with writing(path): write_json(path, plan)
+@patch
+def read_plan(self:Journals) -> dict: # Plan; empty if there is none
+    "Read the plan of an interrupted run"
+    path = own_path(self.dataset, 'captions', 'plan.json')
+    try: plan = parse_json(path.read_bytes())
+    except (OSError, ValueError): return {}
+    return plan if isinstance(plan, dict) and isinstance(plan.get('batches'), list) else {}
 
-    def remove(self) -> None:
-        "Take journals and plan away, once all is in `metadata.jsonl`"
-        with writing(self.folder):
-            if self.folder.exists(): shutil.rmtree(self.folder)
-        self.read_to = {}
+@patch
+def write_plan(
+    self:Journals,
+    **plan, # `settings`, `batch_size`, all `batches`, and the `left` ones
+) -> None:
+    "Write the plan, for the other processes and for a resumed run"
+    path = own_path(self.dataset, 'captions', 'plan.json')
+    with writing(path): write_json(path, plan)
+
+@patch
+def remove(self:Journals) -> None:
+    "Remove the journals and the plan, once everything is in `metadata.jsonl`"
+    with writing(self.folder):
+        if self.folder.exists(): shutil.rmtree(self.folder)
+    self.read_to = {}
 
 # %% ../nbs/03_journal.ipynb #71e9afe5
 def replace_caption(
-    row:dict, # A row of a dataset, changed in place
-    new:dict, # What a captioner writes into it; see `caption_row`
+    row:dict, # Row of a dataset, changed in place
+    new:dict, # New values, from `caption_row`
 ) -> None:
-    "Put a new caption into a row, and keep the old ones among its candidates"
-    given = lambda o: [c for c in (o.get('candidates') if isinstance(o.get('candidates'), list) else [])
-                       if isinstance(c, list) and c and isinstance(c[0], str)]
+    "Set a new caption in a row, and keep the old ones as candidates"
+    def given(row):
+        found = row.get('candidates') if isinstance(row.get('candidates'), list) else []
+        return [o for o in found if isinstance(o, list) and o and isinstance(o[0], str)]
     old = given(row) + ([[row['text'], row.get('score')]] if row.get('text') else [])
     candidates = {}
     for c in given(new) + [c for c in old if c[0] != new['text']]: candidates.setdefault(c[0], c)
@@ -145,11 +162,12 @@ def replace_caption(
     if candidates: row['candidates'] = list(candidates.values())
 
 def take_over(
-    dataset:Dataset, # Changed in place
+    dataset:Dataset, # Dataset, changed in place
     entries:Iterable[tuple[list[dict],dict]], # Lines of the journals
-) -> tuple[set[str],dict[str,str]]: # Names of the rows that have a new caption, and what could not be read
-    "Put what the journals hold into the rows of `dataset`"
-    rows, names, bad = {o['file_name']: o for o in dataset}, set(), {}
+) -> tuple[set[str],dict[str,str]]: # Names of the rows with a new caption, and reasons by unreadable image
+    "Merge the journals into the rows of `dataset`"
+    rows = {o['file_name']: o for o in dataset}
+    names, bad = set(), {}
     for captioned, unread in entries:
         bad |= unread
         for new in captioned:
@@ -161,14 +179,14 @@ def take_over(
 
 # %% ../nbs/03_journal.ipynb #ba22af04
 def caption_row(
-    row:dict, # A row of a dataset
-    caption:Captioned, # What a captioner says
-    captioner:str, # Its name
-    prompt:str, # What it was asked
-    keep_prompt:str|bool='yes', # `yes`, `no`, or the words that take the prompt's place
-) -> dict: # What is new in the row
-    "The part of a row that a captioner writes"
-    rounded = lambda o: round(o, 4) if o is not None and math.isfinite(o) else None
+    row:dict, # Row of a dataset
+    caption:Captioned, # Caption from a captioner
+    captioner:str, # Name of the captioner
+    prompt:str, # Prompt of the captioner
+    keep_prompt:str|bool='yes', # `yes`, `no`, or a replacement for the prompt
+) -> dict: # New values of the row
+    "Make the part of a row that a captioner writes"
+    def rounded(score): return round(score, 4) if score is not None and math.isfinite(score) else None
     text = place_prompt(caption.text, prompt, keep_prompt)
     new = dict(file_name=row['file_name'], text=text, auto_text=text, captioner=captioner, prompt=prompt,
                score=rounded(caption.score), status='auto')
@@ -177,11 +195,11 @@ def caption_row(
 
 # %% ../nbs/03_journal.ipynb #c35abfc6
 def plan_batches(
-    names:Sequence[str], # Pictures that want a caption
-    batch_size:int, # Pictures at a time
-    before:Sequence[list[str]]=(), # Batches of the run that is gone on with
-) -> tuple[list[list[str]],list[list[str]]]: # All batches, and what is left of them
-    "Divide pictures into batches; those that have a place in one keep it"
+    names:Sequence[str], # Images that need a caption
+    batch_size:int, # Images per batch
+    before:Sequence[list[str]]=(), # Batches of the interrupted run
+) -> tuple[list[list[str]],list[list[str]]]: # All batches, and the remaining ones
+    "Divide images into batches; an image stays in its batch of the interrupted run"
     wanted, known = set(names), {o for part in before for o in part}
     new = [o for o in names if o not in known]
     batches = [*before, *(new[i:i + batch_size] for i in range(0, len(new), batch_size))]

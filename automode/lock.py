@@ -17,35 +17,35 @@ from .core import Problem, as_path, make_printable, parse_json, writing
 
 # %% ../nbs/01_lock.ipynb #20be7e71
 def own_path(
-    folder:str|Path, # A dataset's folder
-    *parts:str, # Names below its `.automode`
-) -> Path: # The path; nothing is made
-    "A path below `.automode`; a link on the way there is a `Problem`, since it leads to what is not ours"
+    folder:str|Path, # Dataset folder
+    *parts:str, # Path components below its `.automode`
+) -> Path: # Path, which may not exist yet
+    "Make a path below `.automode`; a symbolic link in it raises a `Problem`, as it may lead outside"
     path = as_path(folder)
     for part in ('.automode', *parts):
         path = path/part
-        if path.is_symlink(): raise Problem(f"'{path}' is a link and not automode's own; remove it and run the same again")
+        if path.is_symlink():
+            raise Problem(f"'{path}' is a link and not automode's own; remove it and run the same again")
     return path
 
 def own_folder(
-    folder:str|Path, # A dataset's folder
-) -> Path: # Its `.automode`, made when it is not there
-    "Where automode keeps what no other program reads"
+    folder:str|Path, # Dataset folder
+) -> Path: # Its `.automode` folder, created if missing
+    "Get the hidden folder for automode's own files"
     own = own_path(folder)
     if own.is_file(): raise Problem(f"'{own}' is a file and not automode's folder; remove it and run the same again")
     with writing(own): own.mkdir(exist_ok=True)
     return own
 
 # %% ../nbs/01_lock.ipynb #59750a58
-def _introduce() -> dict: # What a waiting process will read
-    "Say who this process is"
-    name = 'a notebook' if 'ipykernel' in sys.modules else ' '.join([Path(sys.argv[0] or 'python').name, *sys.argv[1:]])[:120]
+def _introduce() -> dict:
+    "Describe this process, for the processes that wait for it"
+    command = ' '.join([Path(sys.argv[0] or 'python').name, *sys.argv[1:]])
+    name = 'a notebook' if 'ipykernel' in sys.modules else command[:120]
     return dict(pid=os.getpid(), host=socket.gethostname(), since=time.strftime('%Y-%m-%d %H:%M:%S'), command=name)
 
-def _read_holder(
-    note:Path, # Where a holder introduces itself
-) -> str: # A few words for a person
-    "Say who holds the lock; the note may be gone already, or not there yet"
+def _read_holder(note:Path) -> str:
+    "Describe the holder of the lock; its note may be gone already, or not written yet"
     try: who = parse_json(note.read_bytes())
     except (OSError, ValueError): return 'another process'
     if not isinstance(who, dict) or 'pid' not in who: return 'another process'
@@ -53,12 +53,8 @@ def _read_holder(
     return make_printable(f"process {who['pid']}{place} ({who.get('command')}, since {who.get('since')})"[:300])
 
 # %% ../nbs/01_lock.ipynb #0236da76
-def _acquire(
-    folder:Path, # A dataset's folder
-    wait:float, # Seconds to wait for another process
-    task:str, # What only one process does at a time
-) -> BaseFileLock: # The lock, held
-    "Take the lock; after a second of waiting say for whom, and in the end give up"
+def _acquire(folder:Path, wait:float, task:str) -> BaseFileLock:
+    "Acquire the lock; after a second of waiting, print who holds it, and after `wait` seconds give up"
     name = f'lock-{task}' if task else 'lock'
     own_folder(folder)
     path, note = own_path(folder, name), own_path(folder, f'{name}.json')
@@ -66,7 +62,9 @@ def _acquire(
     with writing(path):
         try: lock.acquire(timeout=min(max(wait, 0.), 1.))
         except Timeout:
-            if wait > 1: print(f"waiting for {_read_holder(note)}, which works on '{make_printable(str(folder))}' …", file=sys.stderr, flush=True)
+            if wait > 1:
+                print(f"waiting for {_read_holder(note)}, which works on '{make_printable(str(folder))}' …",
+                      file=sys.stderr, flush=True)
             try: lock.acquire(timeout=max(wait - 1., 0.))
             except Timeout: raise Problem(f"'{folder}' is in use by {_read_holder(note)}; "
                                           "wait until it has ended and run the same again") from None
@@ -74,15 +72,16 @@ def _acquire(
     return lock
 
 # %% ../nbs/01_lock.ipynb #443d4ab2
-_held, _counting = {}, threading.RLock()   # by process and folder: the lock, and how many blocks are inside
+_held = {} # By process, folder and task: the lock, and the number of blocks inside it
+_counting = threading.RLock()
 
 @contextmanager
 def lock_dataset(
-    folder:str|Path, # A dataset's folder
+    folder:str|Path, # Dataset folder
     wait:float=10., # Seconds to wait for another process
-    task:str='', # What only one process does at a time; empty for changing files
-) -> Iterator[None]: # Within the block no other process has the dataset
-    "Keep other processes from changing a dataset, or from the same task; within one process it may be taken again"
+    task:str='', # Name of a task for one process at a time; empty for changing files
+) -> Iterator[None]: # Within the block, this process holds the lock
+    "Lock a dataset, or one task on it, against other processes; reentrant within a process"
     folder = as_path(folder)
     if not folder.is_dir(): raise Problem(f"the folder '{folder}' is not there; check its spelling")
     key = os.getpid(), os.path.realpath(folder), task
@@ -95,9 +94,7 @@ def lock_dataset(
             _held[key][1] -= 1
             if not _held[key][1]: _release(_held.pop(key)[0])
 
-def _release(
-    lock:BaseFileLock, # A lock that is held
-) -> None:
-    "Take the note away, then let go"
+def _release(lock:BaseFileLock) -> None:
+    "Remove the note, then release the lock"
     with suppress(OSError): Path(f'{lock.lock_file}.json').unlink()
     lock.release()

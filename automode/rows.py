@@ -19,30 +19,30 @@ METADATA = 'metadata.jsonl'
 STATUSES = ('auto', 'edited', 'accepted', 'excluded')
 
 def new_row(
-    file_name:str, # Path of the picture, relative to the dataset's folder
-    text:str='', # Caption that somebody wrote for it
-) -> dict: # A row of `metadata.jsonl`
-    "A row for a picture that no captioner has seen"
+    file_name:str, # Path of the image, relative to the dataset folder
+    text:str='', # Caption written by hand
+) -> dict: # Row of `metadata.jsonl`
+    "Make a row for an image without an automatic caption"
     return dict(file_name=file_name, text=text, auto_text='', captioner='', prompt='', score=None,
                 status='edited' if text else 'auto')
 
 # %% ../nbs/01_rows.ipynb #cb67c481
 def row_trouble(
-    row:Any, # What a line of `metadata.jsonl` holds
-    folder:Path, # The dataset's folder
-) -> str: # What is wrong with it; empty when nothing is
-    "Say why `row` cannot be used"
+    row:Any, # Parsed line of `metadata.jsonl`
+    folder:Path, # Dataset folder
+) -> str: # Fault; empty if there is none
+    "Explain why `row` cannot be used"
     trouble = form_trouble(row)
     return trouble or ('' if is_inside(folder/row['file_name'], folder) else _leads_out(row['file_name']))
 
-def _leads_out(name:str) -> str: # What to say of it
-    "The reason why `name` is refused"
+def _leads_out(name:str) -> str:
+    "Explain that the path `name` leads out of the folder"
     return f'the "file_name" {name!r} leads out of the folder'
 
 def form_trouble(
-    row:Any, # What a line of `metadata.jsonl` holds
-) -> str: # What is wrong with it; empty when nothing is
-    "Say what can be said of `row` without a look at the disk"
+    row:Any, # Parsed line of `metadata.jsonl`
+) -> str: # Fault; empty if there is none
+    "Explain why `row` cannot be used, as far as this can be told without reading the disk"
     if not isinstance(row, dict): return 'it is not a JSON object'
     name = row.get('file_name')
     if not isinstance(name, str) or not name: return 'it has no "file_name"'
@@ -53,45 +53,49 @@ def form_trouble(
     except UnicodeEncodeError: return f'the "file_name" {name!r} is not a name that a file can have'
     return _value_trouble(row)
 
-_TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Keys whose values are text, in a row that a captioner of automode wrote
+# %% ../nbs/01_rows.ipynb #31978286
+MOST_REPEATS = 100_000 # Highest number of repeats per epoch that a row may ask for
+_TEXTS = 'text', 'auto_text', 'captioner', 'prompt', 'source' # Text columns of a row written by a captioner of automode
 
-def _value_trouble(row:dict) -> str: # What is wrong; empty when nothing is
-    "Say which value of `row` is not of its kind; columns that automode did not write may hold anything"
+def _value_trouble(row:dict) -> str:
+    "Find a value of the wrong type in `row`, or return ''; columns that automode did not write may hold anything"
     captions = row.get('captions')
     if not isinstance(row.get('auto_text'), (str, type(None))): return _not('text', row, 'auto_text')
-    if row.get('captioner'):                                # a row that no captioner of ours has seen may have a score of its own
+    if row.get('captioner'):                               # other rows may have a `score` of another kind
         for key in _TEXTS:
             if not isinstance(row.get(key), (str, type(None))): return _not('text', row, key)
         if not isinstance(row.get('score'), (int, float, type(None))): return _not('a number', row, 'score')
         if not _is_texts(captions) and captions is not None: return _not('a list of texts', row, 'captions')
-        if row.get('repeats') is not None and type(row['repeats']) is not int: return _not('a whole number', row, 'repeats')
-    if type(row.get('repeats')) is int and row['repeats'] > MOST_REPEATS: return _not(f'at most {MOST_REPEATS:,}', row, 'repeats')
-    for key, value in (*((o, row.get(o)) for o in _TEXTS), *(('captions', o) for o in (captions if _is_texts(captions) else ()))):
-        if isinstance(value, str) and not value.isascii() and re.search('[\ud800-\udfff]', value): return f'the "{key}" of {row["file_name"]!r} holds half a character'
+        if row.get('repeats') is not None and type(row['repeats']) is not int:
+            return _not('a whole number', row, 'repeats')
+    if type(row.get('repeats')) is int and row['repeats'] > MOST_REPEATS:
+        return _not(f'at most {MOST_REPEATS:,}', row, 'repeats')
+    texts = [(o, row.get(o)) for o in _TEXTS] + [('captions', o) for o in (captions if _is_texts(captions) else ())]
+    for key, value in texts:
+        if isinstance(value, str) and not value.isascii() and re.search('[\ud800-\udfff]', value):
+            return f'the "{key}" of {row["file_name"]!r} holds half a character'
     return ''
 
-MOST_REPEATS = 100_000 # How often a row may ask to be shown in an epoch
-
 def _is_texts(value:Any) -> bool:
-    "Is it a list of texts?"
+    "Check that `value` is a list of strings"
     return isinstance(value, list) and all(isinstance(o, str) for o in value)
 
 def _not(kind:str, row:dict, key:str) -> str:
-    "The reason why a value is refused, with the value, shortened"
+    "Explain why the value of `key` is rejected"
     value = repr(row[key])
     return f'the "{key}" of {row["file_name"]!r} must be {kind}, got {value if len(value) < 40 else value[:39] + "…"}'
 
 # %% ../nbs/01_rows.ipynb #f235f6e8
 def make_seeker(
-    folder:str|Path, # A dataset's folder
-) -> Callable[[str], str]: # Says of a `file_name`: `there`, `gone` or `out`
-    "A function that tells quickly, of many names, which of them are pictures in `folder`"
+    folder:str|Path, # Dataset folder
+) -> Callable[[str], str]: # Function from a `file_name` to `there`, `gone` or `out`
+    "Make a function that checks quickly, for many names, whether the file is inside `folder`"
     real = os.path.realpath(folder)
     within = functools.lru_cache(None)(lambda parent: is_inside(os.path.join(real, parent), real))
     def seek(
-        name:str, # A `file_name`
+        name:str, # `file_name` of an image
     ) -> str: # `there`, `gone` or `out`
-        "Where one picture is"
+        "Check one image"
         if not within(os.path.dirname(name)): return 'out'
         path = os.path.join(real, name)
         try:
@@ -103,15 +107,17 @@ def make_seeker(
 
 # %% ../nbs/01_rows.ipynb #4577cefe
 def parse_metadata(
-    data:bytes, # What is in a `metadata.jsonl`
-    folder:str|Path, # The folder that it describes
-) -> tuple[list[dict],dict[str,str],dict[str,str]]: # Good rows; lines that are none, and rows without a picture, with reasons
-    "Tell good rows from others; nothing in `data` stops it"
-    rows, dropped, gone, known, seek = [], {}, {}, set(), make_seeker(folder)
+    data:bytes, # Content of a `metadata.jsonl`
+    folder:str|Path, # Folder that it describes
+) -> tuple[list[dict],dict[str,str],dict[str,str]]: # Valid rows; reasons by invalid line; reasons by missing image
+    "Sort out the valid rows; nothing in `data` makes it fail"
+    rows, dropped, gone, known = [], {}, {}, set()
+    seek = make_seeker(folder)
     for n, line in enumerate(io.BytesIO(data), 1):
         if not line.strip(): continue
         row, trouble = parse_row(line)
-        key, where = f'{METADATA} line {n}', '' if trouble else seek(row['file_name'])
+        key = f'{METADATA} line {n}'
+        where = '' if trouble else seek(row['file_name'])
         if where == 'out': trouble = _leads_out(row['file_name'])
         elif not trouble and picture_key(row) in known: trouble = f'{row["file_name"]!r} has a row already, above'
         if trouble.startswith('the "file_name"') and row['file_name'] not in dropped: key = row['file_name']
@@ -123,17 +129,17 @@ def parse_metadata(
     return rows, dropped, gone
 
 def picture_key(
-    row:dict, # A row
-) -> str: # The same for `a.png` and `./a.png`
-    "What tells the picture of `row` from all others"
+    row:dict, # Row of a dataset
+) -> str: # Key, the same for `a.png` and `./a.png`
+    "Normalize the path of the image of `row`"
     name = row['file_name']
     return os.path.normpath(name) if './' in name or '//' in name else name
 
 # %% ../nbs/01_rows.ipynb #4e771c89
 def parse_row(
-    line:bytes, # A line of `metadata.jsonl`
-) -> tuple[Any,str]: # What it holds, and what is wrong with it
-    "Read one line, and say in a few words what a person would have to mend"
+    line:bytes, # Line of `metadata.jsonl`
+) -> tuple[Any,str]: # Parsed line, and its fault
+    "Parse one line, and explain in a few words what must be fixed"
     row = None
     try: row = parse_json(line.decode('utf-8-sig'), lambda o: None)
     except json.JSONDecodeError as e: trouble = f'it is not JSON ({e.msg}: character {e.pos + 1})'
@@ -143,25 +149,25 @@ def parse_row(
     return (row if isinstance(row, dict) else None), trouble
 
 def read_metadata(
-    folder:str|Path, # A folder with a `metadata.jsonl`
-) -> tuple[list[dict],dict[str,str]]: # Its good rows with every key that they have, and what cannot be used, with the reason
+    folder:str|Path, # Folder with a `metadata.jsonl`
+) -> tuple[list[dict],dict[str,str]]: # Valid rows with all of their keys, and reasons by unusable line or image
     "Read the rows of a dataset"
     rows, dropped, gone = parse_metadata(read_inside(Path(folder)/METADATA) or b'', folder)
     return rows, dropped | gone
 
 def read_inside(
-    path:Path, # A file
-) -> bytes|None: # What it holds; None when it is not there
-    "Read a file; one that may not be read, or lies elsewhere, is a `Problem`"
+    path:Path, # Path of a file
+) -> bytes|None: # Content; None if the file does not exist
+    "Read a file; an unreadable file, or a link out of its folder, raises a `Problem`"
     if path.is_symlink() and not is_inside(path, path.parent):
         raise Problem(f"'{path}' is a link that leads out of its folder; put the file itself there")
     return read_file(path)
 
 # %% ../nbs/01_rows.ipynb #aac7b898
 def by_person(
-    row:dict, # A row
-) -> bool: # Has a person decided about it?
-    "Tell a person's caption from a captioner's"
+    row:dict, # Row of a dataset
+) -> bool: # Was it written or reviewed by hand?
+    "Tell a caption written or reviewed by hand from an automatic one"
     text, said = (row[o].strip() if isinstance(row.get(o), str) else '' for o in ('text', 'auto_text'))
     return row.get('status') in ('edited', 'accepted', 'excluded') or bool(text) and text != said
 
@@ -169,11 +175,11 @@ def by_person(
 _absent = object()
 
 def merge_row(
-    mine:dict, # A row as we have it
-    theirs:dict, # As somebody else wrote it
-    was:dict, # As it was when both began
-) -> tuple[dict,bool]: # What it should be, and whether both changed the same thing differently
-    "Bring two changes of one row together, key by key"
+    mine:dict, # Row in memory
+    theirs:dict, # Row on disk, written by another process
+    was:dict, # Row before both changes
+) -> tuple[dict,bool]: # Merged row, and whether the two changes conflict
+    "Merge two changes of one row, key by key"
     merged, clash = dict(mine), False
     if by_person(theirs) and not by_person(mine):
         if any(theirs.get(o) != was.get(o) for o in ('status', 'text')):
@@ -190,13 +196,15 @@ def merge_row(
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 def format_row(
-    row:dict, # One row
-) -> bytes: # One line of `metadata.jsonl`
-    "A row as JSON, readable, and without anything that is not JSON or UTF-8"
+    row:dict, # Row of a dataset
+) -> bytes: # Line of `metadata.jsonl`
+    "Format a row as readable JSON, without values that JSON or UTF-8 cannot represent"
     try: return _encode(row).encode() + b'\n'
-    except UnicodeEncodeError: return json.dumps({k: o if k == 'file_name' else _without_halves(o) for k, o in row.items()}).encode() + b'\n'
+    except UnicodeEncodeError:
+        row = {k: o if k == 'file_name' else _without_halves(o) for k, o in row.items()}
+        return json.dumps(row).encode() + b'\n'
     except ValueError: return format_row(parse_json(json.dumps(row), lambda o: None))
 
 def _without_halves(value):
-    "Replace half characters, which no program could read, by a question mark"
+    "Replace half characters (lone surrogates), which are not valid UTF-8, with question marks"
     return parse_json(json.dumps(value, ensure_ascii=False).encode(errors='replace'), lambda o: None)

@@ -13,30 +13,31 @@ from typing import Any, Sequence
 from .core import data_path, find_model, loading
 
 # %% ../nbs/03_tokens.ipynb #940e2cd4
-def _byte_letters() -> list[str]: # One for each byte, in the vocabulary's order
-    "How the vocabulary writes bytes: those that can be printed as they are, the others as letters of their own"
+def _byte_letters() -> list[str]:
+    "List the characters of the 256 bytes in the vocabulary's order: printable ones first, substitutes for the others"
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     return [chr(o) for o in printable] + [chr(256 + o) for o in range(256 - len(printable))]
 
 def clip_tokenizer(
-    pad:str='<|endoftext|>', # Token that prompts are filled up with; `!` is number 0
+    pad:str='<|endoftext|>', # Padding token; `!` is number 0
     length:int=77, # Tokens that the text encoder reads
-) -> Any: # A `CLIPTokenizer` of 49,408 tokens
-    "The tokenizer of CLIP, from its list of pairs"
+) -> Any: # `CLIPTokenizer` of 49,408 tokens
+    "Build the tokenizer of CLIP from its merge list"
     from transformers import CLIPTokenizer
     lines = data_path('clip_tokenizer', 'merges.txt').read_text(encoding='utf-8').split('\n')[1:-1]
     letters = _byte_letters()
-    words = [*letters, *(o + '</w>' for o in letters), *(o.replace(' ', '') for o in lines), '<|startoftext|>', '<|endoftext|>']
+    words = [*letters, *(o + '</w>' for o in letters), *(o.replace(' ', '') for o in lines)]
+    words += ['<|startoftext|>', '<|endoftext|>']
     made = CLIPTokenizer(vocab={o: n for n, o in enumerate(words)}, merges=[tuple(o.split(' ')) for o in lines],
                          model_max_length=length)
-    made.pad_token = pad                                 # set late: a pad token named at the start is cut out of prompts
+    made.pad_token = pad                                   # set late: as an argument, it would be cut out of prompts
     return made
 
 # %% ../nbs/03_tokens.ipynb #56edf21f
 def load_tokenizer(
     base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
-) -> Any: # A `CLIPTokenizer`
-    "The tokenizer of a base model, without the model; a single file has CLIP's, or its own in the folder beside it"
+) -> Any: # `CLIPTokenizer`
+    "Load only the tokenizer of a base model; for a single file, CLIP's or the one in the folder next to it"
     path = find_model(base, 'base')
     with loading(base, 'base'):
         from transformers import CLIPTokenizer
@@ -45,32 +46,34 @@ def load_tokenizer(
             if path.is_dir() or folder.exists(): return CLIPTokenizer.from_pretrained(folder)
             return clip_tokenizer()
         from huggingface_hub import hf_hub_download
-        hf_hub_download(path, 'tokenizer/tokenizer_config.json') # without a network this fails once, and not for every file
+        hf_hub_download(path, 'tokenizer/tokenizer_config.json')   # offline, this fails once instead of once per file
         return CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')
 
 def room_of(
-    tokenizer:Any, # A tokenizer of transformers
-) -> int: # Tokens of a prompt, without the two marks around it
-    "How many tokens the text encoder reads; 75 where the tokenizer does not say"
+    tokenizer:Any, # Tokenizer from transformers
+) -> int: # Tokens of a prompt, without the start and end tokens
+    "Get the number of tokens that the text encoder reads; 75 if the tokenizer does not state it"
     length = tokenizer.model_max_length
     return length - 2 if isinstance(length, int) and 2 < length < 1000 else 75
 
 # %% ../nbs/03_tokens.ipynb #2bd2919e
 def cut_prompts(
-    tokenizer:Any, # A fast tokenizer of transformers
+    tokenizer:Any, # Fast tokenizer from transformers
     prompts:Sequence[str], # Prompts
     room:int, # Tokens that the text encoder reads
-) -> list[tuple[int,str]]: # Tokens of each, without the two marks around it, and the end that is not read
-    "Count the tokens of prompts, and find what is lost of them"
+) -> list[tuple[int,str]]: # Number of tokens, without the start and end tokens, and the truncated end of each prompt
+    "Count the tokens of prompts, and find the part that is truncated"
     if not prompts: return []
-    made = tokenizer(list(prompts), truncation=False, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    made = tokenizer(list(prompts), truncation=False, add_special_tokens=False, return_offsets_mapping=True,
+                     verbose=False)
     return [(len(offsets), prompt[offsets[room][0]:] if len(offsets) > room else '')
             for prompt, offsets in zip(prompts, made['offset_mapping'])]
 
 # %% ../nbs/03_tokens.ipynb #ea79cdf0
-SYNTAX = { # what it is, and how it looks
+SYNTAX = { # Kind of syntax and its pattern
     'a LoRA': r'<(?:lora|lyco|hypernet):[^<>]+>',
-    'a weight': r'(?<!\\)\((?!\d+:)[^()\s:][^():]*:\s*(?:\d?\.\d+|\d)\s*\)|(?<!\\)\(\(+[^()]+\)\)+|(?<![\\\w])\[[^\[\]]*\w[^\[\]]*\](?!\()',
+    'a weight': (r'(?<!\\)\((?!\d+:)[^()\s:][^():]*:\s*(?:\d?\.\d+|\d)\s*\)'
+                 r'|(?<!\\)\(\(+[^()]+\)\)+|(?<![\\\w])\[[^\[\]]*\w[^\[\]]*\](?!\()'),
     'a flag': r'(?<!\S)--[a-z]{1,3}\s+\S+',
     'a keyword': r'(?<!\S)(?:BREAK|AND|ADDCOMM|ADDBASE|ADDROW|ADDCOL)(?!\S)',
     'a wildcard': r'(?<![\w_])__[\w/*-]*[^\W_][\w/*-]*__(?![\w_])|(?<!\\)\{[^{}]*\|[^{}]*\}',
@@ -79,9 +82,9 @@ SYNTAX = { # what it is, and how it looks
 }
 
 def prompt_syntax(
-    text:str, # A caption or a prompt
-) -> dict[str,str]: # What it is, e.g. "a weight", and the first example of each
-    "Find what other programs would act on, and automode takes literally"
+    text:str, # Caption or prompt
+) -> dict[str,str]: # First example by kind, e.g. "a weight"
+    "Find syntax of other programs, which automode takes literally"
     found = {what: re.search(o, text[:4000]) for what, o in SYNTAX.items()}
     if text.isupper(): found.pop('a keyword')                                      # "CATS AND DOGS"
     return {what: o[0].strip()[:60] for what, o in found.items() if o}

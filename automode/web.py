@@ -23,8 +23,8 @@ from .images import MAX_PIXELS, _formats
 
 # %% ../nbs/01_web.ipynb #67d90b42
 def is_address(
-    text:str, # What a person typed
-) -> bool: # Is it an address, of whatever kind?
+    text:str, # Address or path given by the user
+) -> bool: # Is it an address, of any scheme?
     "Tell an address such as `https://…` from a file or folder"
     return re.match(r'[a-z][a-z0-9+.-]+://', str(text).strip(), re.I) is not None
 
@@ -35,39 +35,40 @@ class BadAddress(Problem):
     "Address that is refused; the message names it"
 
 def parse_address(
-    url:str, # An address as a person wrote it
-) -> Address: # Its parts; `places` is empty, as nothing was looked up yet
-    "Take an http or https address apart, and refuse one that could be read in two ways"
+    url:str, # Address as the user wrote it
+) -> Address: # Its parts; `places` is empty until the host is resolved
+    "Parse an http or https address, and reject an ambiguous one"
     url = str(url).strip()
     if any(not o.isprintable() for o in url) or '\\' in url:
-        raise BadAddress(f"{show_address(url)} holds a character that no address has", "copy it anew from the browser")
+        raise BadAddress(f"{show_address(url)} holds a character that is not allowed in an address",
+                         "copy it again from the browser")
     try: parts, port = urlsplit(url), urlsplit(url).port
-    except ValueError as e: raise BadAddress(f"{show_address(url)} is not an address ({e})", "check its spelling") from None
+    except ValueError as e:
+        raise BadAddress(f"{show_address(url)} is not an address ({e})", "check its spelling") from None
     scheme = parts.scheme.lower()
     if scheme not in ('http', 'https'):
-        raise BadAddress(f"{show_address(url)} is not on the web", "give an address that begins with https:// or http://")
+        raise BadAddress(f"{show_address(url)} is not a web address", "give one that begins with https:// or http://")
     if '@' in parts.netloc:
-        raise BadAddress(f"{show_address(url)} holds a user name or password, which is never sent", "take out what is before the @")
-    if port == 0: raise BadAddress(f"{show_address(url)} has port 0, which no server has", "check its spelling")
+        raise BadAddress(f"{show_address(url)} holds a user name or password, which is never sent",
+                         "remove the part before the @")
+    if port == 0: raise BadAddress(f"{show_address(url)} has port 0, which is not valid", "check its spelling")
     target = quote(parts.path or '/', _kept) + (f'?{quote(parts.query, _kept)}' if parts.query else '')
-    host, port = _host(url, parts.hostname or ''), port or dict(http=80, https=443)[scheme]
+    host = _host(url, parts.hostname or '')
+    port = port or dict(http=80, https=443)[scheme]
     return Address(f'{scheme}://{_netloc(scheme, host, port)}{target}', scheme, host, port, target)
 
-_kept = string.punctuation.translate({ord(o): None for o in '"<>\\^`{|}'}) # `%` among them: what is encoded stays as it is
+_kept = string.punctuation.translate({ord(o): None for o in '"<>\\^`{|}'}) # Includes `%`: encoded parts stay unchanged
 
 def show_address(
-    url:str, # An address
-) -> str: # The address in quotes, without a password, and not too long
-    "Write `url` for a message"
+    url:str, # Address
+) -> str: # Address in quotes, without a password, at most 120 characters
+    "Format `url` for a message"
     text = re.sub(r'(?<=://)[^/?#]*@', '…@', ''.join(o if o.isprintable() else '�' for o in str(url)))
     return f"'{text if len(text) <= 120 else text[:80] + '…' + text[-39:]}'"
 
 # %% ../nbs/01_web.ipynb #d6619525
-def _host(
-    url:str, # The address, for messages
-    host:str, # Its host, in lower case
-) -> str: # A name in plain letters, or a number address in its usual spelling
-    "Bring a host to the one form that is looked up, checked and sent"
+def _host(url:str, host:str) -> str:
+    "Normalize a host to the form that is resolved, checked and sent"
     wrong = Problem(f"{show_address(url)} has no host name that can be read; check its spelling")
     if ':' in host:
         try: return str(ipaddress.IPv6Address(host.replace('%', ' ')))             # no zone, as in fe80::1%eth0
@@ -78,18 +79,15 @@ def _host(
         except UnicodeError: raise wrong from None
     host = host.lower().removesuffix('.')
     labels = host.split('.')
-    if len(host) > 253 or not all(re.fullmatch(r'[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?', o) for o in labels): raise wrong
+    if len(host) > 253: raise wrong
+    if not all(re.fullmatch(r'[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?', o) for o in labels): raise wrong
     if not re.fullmatch(r'0x[0-9a-f]*|[0-9]+', labels[-1]): return host
     try: return str(ipaddress.IPv4Address(host))
     except ValueError: raise BadAddress(f"{show_address(url)} has a number for a host, spelled in an unusual way",
                                         "write it as four numbers, such as 93.184.215.14") from None
 
-def _netloc(
-    scheme:str, # http or https; empty to name every port
-    host:str, # Host
-    port:int, # Port
-) -> str: # As the `Host` header has it
-    "Host and port, without the port that goes without saying"
+def _netloc(scheme:str, host:str, port:int) -> str:
+    "Join host and port, leaving out the default port of `scheme`; with an empty `scheme`, keep every port"
     name = f'[{host}]' if ':' in host else host
     return name if (scheme, port) in (('http', 80), ('https', 443)) else f'{name}:{port}'
 
@@ -97,9 +95,9 @@ def _netloc(
 _public6, _wraps4 = ipaddress.ip_network('2000::/3'), ipaddress.ip_network('64:ff9b::/96')
 
 def is_public(
-    number:str, # An IPv4 or IPv6 number
-) -> bool: # May anybody on the internet be asked there?
-    "Tell whether `number` is on the public internet, and not on this machine or its network"
+    number:str, # IPv4 or IPv6 address
+) -> bool: # Is it public?
+    "Check whether an IP address is on the public internet, and not on this machine or its network"
     ip = ipaddress.ip_address(str(number).split('%')[0])
     if ip.version == 6:
         inner = ipaddress.IPv4Address(int(ip) & 0xffffffff) if ip in _wraps4 else ip.ipv4_mapped
@@ -109,14 +107,14 @@ def is_public(
 
 # %% ../nbs/01_web.ipynb #70c7891d
 def look_up(
-    host:str, # A name or a number
+    host:str, # Host name or IP address
     port:int, # Port
     timeout:float, # Seconds to wait for an answer
 ) -> list[tuple]: # Address family and socket address of each answer
-    "Ask the system where `host` is"
+    "Resolve `host` with a time limit"
     answer = queue.SimpleQueue()
     def ask():
-        "Pass the answer on, or the error"
+        "Put the answer, or the error, into the queue"
         try: answer.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except Exception as e: answer.put(e)
     threading.Thread(target=ask, daemon=True).start()
@@ -127,14 +125,16 @@ def look_up(
 
 # %% ../nbs/01_web.ipynb #8a8b16d0
 def find_proxy(
-    address:Address, # Where to
-) -> Address|None: # The proxy, its `target` holding the user and password for it; None for a direct way
-    "The proxy that the environment names for `address`"
+    address:Address, # Address to fetch
+) -> Address|None: # Proxy, with its user and password as `target`; None for a direct connection
+    "Find the proxy that the environment names for `address`"
     proxies = getproxies_environment()
     url = proxies.get(address.scheme) or proxies.get('all')
     name = _netloc('', address.host, address.port)
     if not url or _is_local(address.host) or proxy_bypass_environment(name, proxies): return None
-    try: parts = urlsplit(url if '://' in url else f'http://{url}'); host, port = parts.hostname, parts.port or 80
+    try:
+        parts = urlsplit(url if '://' in url else f'http://{url}')
+        host, port = parts.hostname, parts.port or 80
     except ValueError: host = None
     if not host or parts.scheme != 'http':
         raise BadAddress(f"the environment names the proxy {show_address(url)}, which is not an http:// address",
@@ -142,10 +142,8 @@ def find_proxy(
     user = f'{unquote(parts.username or "")}:{unquote(parts.password or "")}' if parts.username else ''
     return Address(show_address(url), 'http', host, port, user)
 
-def _is_local(
-    host:str, # A host
-) -> bool: # Is it a name or number of this machine?
-    "Tell whether `host` means this machine, whatever a look-up says"
+def _is_local(host:str) -> bool:
+    "Check whether `host` means this machine, regardless of name resolution"
     if host.split('.')[-1] == 'localhost': return True
     try: ip = ipaddress.ip_address(host)
     except ValueError: return False
@@ -155,11 +153,11 @@ def _is_local(
 _own_names = ('localhost', 'local', 'internal', 'lan', 'home.arpa') # Endings that are never on the public internet
 
 def check_address(
-    url:str, # An address as a person wrote it, or a server that sends us on
-    allow_private:bool=False, # May it lead to this machine or its network?
-    timeout:float=20., # Seconds to look it up
+    url:str, # Address, from the user or from a redirect
+    allow_private:bool=False, # Allow addresses on this machine and its network?
+    timeout:float=20., # Seconds to resolve the host
 ) -> Address: # Its parts, with the `places` that may be connected to
-    "Find out where `url` leads; a `Problem` when we should not go there"
+    "Resolve `url`; an address that may not be requested raises a `Problem`"
     address = parse_address(url)
     private = BadAddress(f"{show_address(url)} leads to this machine or its own network",
                          "if you trust the address, allow it with --allow_private")
@@ -169,33 +167,32 @@ def check_address(
     except (socket.gaierror, UnicodeError, TimeoutError) as e:
         if proxy: places = []
         elif isinstance(e, TimeoutError): raise
-        else: raise BadAddress(f"{show_address(url)} is on a host that is not known", "check its spelling and the network") from e
+        else:
+            raise BadAddress(f"{show_address(url)} is on an unknown host", "check its spelling and the network") from e
     if not allow_private and not all(is_public(place[0]) for _, place in places): raise private
     return address._replace(places=tuple(places))
 
 # %% ../nbs/01_web.ipynb #c9880200
-def _left(
-    deadline:float, # A moment, as `time.monotonic` counts
-) -> float: # Seconds, more than 0
-    "The time that is left until `deadline`"
+def _left(deadline:float) -> float:
+    "Get the seconds left until `deadline`"
     left = deadline - time.monotonic()
-    if left <= 0: raise TimeoutError('the time is over')
+    if left <= 0: raise TimeoutError('the time limit is reached')
     return left
 
 class TooLarge(Exception):
-    "More bytes came than were allowed"
+    "Response with more bytes than the limit"
 
 class _Limited(io.RawIOBase):
-    "A socket, as `http.client` wants it, with one deadline for all sends and reads and a limit on the bytes that come"
+    "Socket for `http.client` with one deadline for all sends and reads, and a limit on the bytes received"
     def __init__(self, sock, deadline, max_bytes): self.sock, self.deadline, self.room = sock, deadline, max_bytes
     def close(self): "Leave the socket open; the block that opened it closes it"
 
     def readable(self):
-        "Say so to `BufferedReader`"
+        "Tell `BufferedReader` that it may read"
         return True
 
     def makefile(self, *args, **kwargs):
-        "What the answer is read from"
+        "Open the file that the response is read from"
         return io.BufferedReader(self)
 
     def sendall(self, data):
@@ -204,7 +201,7 @@ class _Limited(io.RawIOBase):
         self.sock.sendall(data)
 
     def readinto(self, buffer):
-        "Read what is there before the deadline"
+        "Read the available bytes before the deadline"
         self.sock.settimeout(_left(self.deadline))
         size = self.sock.recv_into(buffer)
         self.room -= size
@@ -212,13 +209,10 @@ class _Limited(io.RawIOBase):
         return size
 
 # %% ../nbs/01_web.ipynb #292a6dca
-def _connect(
-    places:Iterable[tuple], # What `look_up` found
-    deadline:float, # When to be done
-    allow_own:bool=True, # May it be this machine?
-) -> socket.socket: # A connection
-    "Connect to the first of `places` that answers"
-    places, error = list(places), OSError('it has no number')
+def _connect(places:Iterable[tuple], deadline:float, allow_own:bool=True) -> socket.socket:
+    "Connect to the first of `places` that answers; with `allow_own` unset, not to this machine"
+    places = list(places)
+    error = OSError('it has no IP address')
     for n, (family, place) in enumerate(places):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -226,14 +220,19 @@ def _connect(
             sock.connect(place)
             if allow_own or sock.getpeername()[0] != sock.getsockname()[0]: return sock
             raise Problem('it is this machine', 'allow that with --allow_private')
-        except OSError as e: error = e; sock.close()
-        except BaseException: sock.close(); raise
+        except OSError as e:
+            error = e
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
     raise error
 
 @lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext: # What trusts the certificates that this machine trusts
-    "The rules for https: the certificate must be valid, and made out to the host's name"
-    context, paths = ssl.create_default_context(), ssl.get_default_verify_paths()
+def _tls() -> ssl.SSLContext:
+    "Make the TLS context: the certificate must be valid for the host name, and trusted by this machine"
+    context = ssl.create_default_context()
+    paths = ssl.get_default_verify_paths()
     if not (paths.cafile or paths.capath or context.get_ca_certs()):
         try: import certifi
         except ImportError: return context
@@ -241,34 +240,29 @@ def _tls() -> ssl.SSLContext: # What trusts the certificates that this machine t
     return context
 
 # %% ../nbs/01_web.ipynb #5b379c30
-_agent = f'automode/{__version__} (https://github.com/Republic1024/Automode_LoRA)' # Who asks, and where to complain
+_agent = f'automode/{__version__} (https://github.com/Republic1024/Automode_LoRA)' # Name and contact of the client
 
-def _ask(
-    sock:socket.socket, # An open connection
-    address:Address, # Where it leads, or for a proxy where it should lead
-    limits:tuple[float,int], # Deadline, and the most bytes
-    method:str='GET', # `GET`, or `CONNECT` for a way through a proxy
-    proxy:Address|None=None, # The proxy that is asked
-) -> http.client.HTTPResponse: # The answer, its body not yet read
-    "Send a request and read the head of the answer"
+def _ask(sock:socket.socket, address:Address, limits:tuple[float,int], method:str='GET',
+         proxy:Address|None=None) -> http.client.HTTPResponse:
+    "Send a request and read the head of the response; `limits` are the deadline and the maximum number of bytes"
     deadline, max_bytes = limits
     headers = {'Host': _netloc(address.scheme, address.host, address.port), 'User-Agent': _agent, 'Accept': 'image/*',
                'Accept-Encoding': 'identity', 'Connection': 'close'}
     target = address.url if proxy else address.target
     if method == 'CONNECT': target = headers['Host'] = _netloc('', address.host, address.port)
-    if proxy and proxy.target: headers['Proxy-Authorization'] = 'Basic ' + base64.b64encode(proxy.target.encode()).decode()
+    if proxy and proxy.target:
+        headers['Proxy-Authorization'] = 'Basic ' + base64.b64encode(proxy.target.encode()).decode()
     connection = http.client.HTTPConnection(address.host, address.port)
     connection.sock = _Limited(sock, deadline, max_bytes + 2**20)
     connection.request(method, target, headers=headers)
     return connection.getresponse()
 
+# %% ../nbs/01_web.ipynb #e76c33d2
+_Connection = tuple[socket.socket, Address|None] # A connection, and the proxy that gets the request, if any
+
 @contextmanager
-def _opened(
-    address:Address, # A checked address
-    limits:tuple[float,int], # Deadline, and the most bytes
-    allow_private:bool, # May it be this machine?
-) -> Iterator[tuple[socket.socket,Address|None]]: # A connection, and the proxy that is to be asked on it
-    "Connect to `address`, through the proxy that the environment names, with TLS for https"
+def _opened(address:Address, limits:tuple[float,int], allow_private:bool) -> Iterator[_Connection]:
+    "Connect to a checked address, through the proxy that the environment names, with TLS for https"
     deadline, proxy = limits[0], find_proxy(address)
     places = look_up(proxy.host, proxy.port, _left(deadline)) if proxy else address.places
     sock = _connect(places, deadline, allow_private or proxy is not None)
@@ -283,15 +277,14 @@ def _opened(
     finally: sock.close()
 
 # %% ../nbs/01_web.ipynb #997b874a
-def _read_body(
-    response:http.client.HTTPResponse, # The answer
-    max_bytes:int, # The most bytes
-) -> bytes: # All of the body
-    "Read what the server sends, if it is not too much and not cut short"
+def _read_body(response:http.client.HTTPResponse, max_bytes:int) -> bytes:
+    "Read the body of a response, unless it is too large or truncated"
     coding = response.headers.get('Content-Encoding', '').strip().lower()
-    if coding not in ('', 'identity'): raise Problem(f'the server sends it compressed ({coding[:20]}) although asked not to')
-    announced, data = response.length, bytearray()
+    if coding not in ('', 'identity'):
+        raise Problem(f'the server sends it compressed ({coding[:20]}), which was not requested')
+    announced = response.length
     if announced is not None and announced > max_bytes: raise TooLarge
+    data = bytearray()
     while chunk := response.read(min(2**16, max_bytes + 1 - len(data))):
         data += chunk
         if len(data) > max_bytes: raise TooLarge
@@ -301,21 +294,17 @@ def _read_body(
     return bytes(data)
 
 class Busy(Problem):
-    "A server that asks us to come back later"
+    "Busy server; `wait` is the number of seconds that it asks for"
     def __init__(
         self,
-        text:str, # Answer of the server
-        wait:str|int|None=None, # Seconds until it may be asked again, if it says so
+        text:str, # Message with the server's response
+        wait:str|int|None=None, # Seconds until the next try, if the server says so
     ):
         super().__init__(text, 'try again later')
         self.wait = int(wait) if re.fullmatch(r'[0-9]{1,6}', str(wait)) else 0
 
-def _get(
-    url:str, # Where to ask
-    limits:tuple[float,int], # Deadline, and the most bytes
-    allow_private:bool, # May it lead to this machine or its network?
-) -> tuple[bytes,str]: # What is there; or nothing, and where the server sends us on
-    "Ask one server once"
+def _get(url:str, limits:tuple[float,int], allow_private:bool) -> tuple[bytes,str]:
+    "Send one request and return the body, or the address of a redirect"
     address = check_address(url, allow_private, _left(limits[0]))
     with _opened(address, limits, allow_private) as (sock, proxy):
         response = _ask(sock, address, limits, proxy=proxy)
@@ -328,12 +317,8 @@ def _get(
 
 # %% ../nbs/01_web.ipynb #16069ed6
 @contextmanager
-def _explained(
-    url:str, # The address that a person gave
-    timeout:float, # Seconds that it had
-    max_bytes:int, # Bytes that it had
-) -> Iterator[None]: # Within the block, whatever goes wrong is a `Problem`
-    "Say in one sentence why `url` could not be fetched"
+def _explained(url:str, timeout:float, max_bytes:int) -> Iterator[None]:
+    "Turn every failure into a `Problem` that says in one sentence why `url` could not be fetched"
     start = f'{show_address(url)} could not be fetched: '
     try: yield
     except Problem as e:
@@ -341,31 +326,35 @@ def _explained(
         what = start + ''.join(o if o.isprintable() else ' ' for o in e.what)
         if isinstance(e, Busy): raise Busy(what, e.wait) from e
         raise Problem(what, e.advice or 'open it in a browser and copy the address of the image itself') from e
-    except TooLarge: raise Problem(f'{start}it is larger than {max_bytes:,} bytes; raise --max_bytes to take it') from None
+    except TooLarge:
+        raise Problem(f'{start}it is larger than {max_bytes:,} bytes; raise --max_bytes to accept it') from None
     except TimeoutError as e:
         raise Problem(f'{start}it took longer than {timeout:g} s; try again later, or raise --timeout') from e
     except ssl.SSLCertVerificationError as e:
-        raise Problem(f'{start}its certificate is not valid ({e.verify_message}); check the spelling of the address') from e
+        raise Problem(f'{start}its certificate is not valid ({e.verify_message}); '
+                      'check the spelling of the address') from e
     except http.client.IncompleteRead: raise Problem(f'{start}the connection broke off; try again') from None
     except OSError as e:
         why = ' '.join(str(e.strerror or e).split())[:120] or type(e).__name__
         raise Problem(f'{start}{why}; check the address and the network, and try again') from e
     except (http.client.HTTPException, ValueError) as e:
-        raise Problem(f'{start}the server does not speak HTTP as it should ({type(e).__name__}); check the address') from e
+        raise Problem(f'{start}the server does not send valid HTTP ({type(e).__name__}); check the address') from e
 
 # %% ../nbs/01_web.ipynb #5f444757
-MAX_REDIRECTS = 5 # As many as a real site needs; more is a loop
+MAX_REDIRECTS = 5 # Enough for real sites; more is a loop
 
 def fetch(
     url:str, # An http or https address
-    timeout:float=20., # Seconds for all of it
-    max_bytes:int=50_000_000, # The most bytes
-    allow_private:bool=False, # May it lead to this machine or its network?
-) -> bytes: # What is there
+    timeout:float=20., # Seconds for the whole request
+    max_bytes:int=50_000_000, # Maximum number of bytes
+    allow_private:bool=False, # Allow addresses on this machine and its network?
+) -> bytes: # Body of the response
     "Fetch `url`, all of it or nothing"
     if not 0 < timeout <= 86400 or max_bytes < 1:
-        raise Problem(f'timeout is {timeout} and max_bytes is {max_bytes}; both must be more than 0, timeout at most a day')
-    limits, place = (time.monotonic() + timeout, max_bytes), url
+        raise Problem(f'timeout must be more than 0 and at most 86400 seconds, and max_bytes at least 1, '
+                      f'got {timeout} and {max_bytes}')
+    limits = time.monotonic() + timeout, max_bytes
+    place = url
     with _explained(url, timeout, max_bytes):
         for _ in range(MAX_REDIRECTS + 1):
             try: data, onward = _get(place, limits, allow_private)
@@ -381,24 +370,24 @@ _suffixes = dict(JPEG='.jpg', MPO='.jpg', PNG='.png', WEBP='.webp', BMP='.bmp', 
                  HEIF='.heic', JPEG2000='.jp2', PPM='.ppm', QOI='.qoi', JXL='.jxl')
 
 def image_suffix(
-    data:bytes, # The content of a file
+    data:bytes, # Content of a file
 ) -> str: # Suffix of its format, such as `.jpg`
-    "Find out from its first bytes what kind of picture `data` is"
+    "Detect the image format from the first bytes of `data`"
     try:
         with Image.open(io.BytesIO(data), formats=_formats()) as image: size, kind = image.size, image.format
     except Exception as e:
-        if isinstance(e, Image.DecompressionBombError): raise Problem('it would unfold to too many pixels') from e
+        if isinstance(e, Image.DecompressionBombError): raise Problem('it would decode to too many pixels') from e
         page = data.lstrip(b'\xef\xbb\xbf \t\r\n')[:1] == b'<'
-        raise Problem('it is a web page, not a picture' if page else 'it is not a picture that automode knows') from e
-    if math.prod(size) > MAX_PIXELS: raise Problem(f'it would unfold to {size[0]} x {size[1]} pixels')
+        raise Problem('it is a web page, not an image' if page else 'it is not in a supported image format') from e
+    if math.prod(size) > MAX_PIXELS: raise Problem(f'it would decode to {size[0]} x {size[1]} pixels')
     return _suffixes[kind]
 
 def fetch_image(
     url:str, # An http or https address
-    timeout:float=20., # Seconds for all of it
-    max_bytes:int=50_000_000, # The most bytes
-    allow_private:bool=False, # May it lead to this machine or its network?
-) -> tuple[bytes,str]: # The picture's file as it is, and the suffix of its format
-    "Fetch a picture"
+    timeout:float=20., # Seconds for the whole request
+    max_bytes:int=50_000_000, # Maximum number of bytes
+    allow_private:bool=False, # Allow addresses on this machine and its network?
+) -> tuple[bytes,str]: # Unchanged image file, and the suffix of its format
+    "Fetch an image"
     data = fetch(url, timeout, max_bytes, allow_private)
     with _explained(url, timeout, max_bytes): return data, image_suffix(data)
