@@ -54,9 +54,10 @@ KINDS = { # degree, title, what to do about it
 }
 DEGREES = ('error', 'warning', 'note')
 
-# %% ../nbs/06_check.ipynb #c269773a
+# %% ../nbs/06_check.ipynb #6ebd8464
 _AS_NOTES = { # title, what to do about it
-    'unlisted': ('images without a row, trained with the token or class word alone', 'run automode caption on the folder'),
+    'unlisted': ('images without a row, trained with the token or class word alone',
+                 'run automode caption on the folder'),
     'empty': ('images without a caption, trained with the token or class word alone', 'write captions to add detail'),
 }
 
@@ -65,7 +66,7 @@ class Finding:
     "One kind of problem, and the images that have it"
     kind:str # A key of `KINDS`
     degree:str # `error`, `warning` or `note`
-    files:dict[str,str] = field(default_factory=dict) # Details by `file_name`; may be empty
+    files:dict[str,str] = field(default_factory=dict) # Details by `file_name`, which may be empty
     groups:list[list[str]] = field(default_factory=list) # Groups of duplicates
 
     @property
@@ -251,7 +252,7 @@ def _look(path:Path, hashing:bool, background:str='white') -> tuple[tuple[int,in
 def _look_at_all(check:Check) -> dict[str,tuple]:
     "Read every image; return the hashes by name"
     hashing, hashes, background = can_hash(), {}, check.background
-    if not hashing: check.add('not done', 'near-duplicates', 'not checked without ImageHash; run: pip install ImageHash')
+    if not hashing: check.add('not done', 'near-duplicates', 'this needs ImageHash; run: pip install ImageHash')
     paths = [check.folder/o['file_name'] for o in check.rows]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda path: _look(path, hashing, background), paths)
@@ -286,7 +287,8 @@ def _check_sizes(check:Check) -> None:
         row['bucket'] = bucket = bucket_of[name]
         scale, kept = scale_needed(size, bucket), kept_share(size, bucket)
         width, height = size
-        if scale > 1: check.add('small', name, f'{width} x {height}, scaled by {scale:.2g} to {bucket[0]} x {bucket[1]}')
+        target = f'{bucket[0]} x {bucket[1]}'
+        if scale > 1: check.add('small', name, f'{width} x {height}, scaled by {scale:.2g} to {target}')
         if kept < .75: check.add('cut', name, f'of {width} x {height}, {kept:.0%} is kept')
 
 # %% ../nbs/06_check.ipynb #ea75328d
@@ -333,7 +335,7 @@ def _describe(name:str, detail:str) -> str:
     if not detail: return name
     return detail if detail.startswith(name) else f'{name}: {detail}'
 
-# %% ../nbs/06_check.ipynb #91daec6a
+# %% ../nbs/06_check.ipynb #a3c59606
 @patch
 def text(
     self:Check,
