@@ -105,6 +105,7 @@ def seek(
     if found is not None: self.name = found
     return found is not None
 
+# %% ../nbs/04_review.ipynb #26801299
 @patch
 def next_uncaptioned(
     self:Review,
@@ -149,6 +150,7 @@ def write(
     if seen is not None and (seen := ' '.join(seen.split())) != ' '.join(now.split()): change['text'][0] = seen
     return self._change(f'edit {name}', {name: change})
 
+# %% ../nbs/04_review.ipynb #3e070de5
 @patch
 def accept(
     self:Review,
@@ -223,6 +225,7 @@ def show(
         raise
     return len(self)
 
+# %% ../nbs/04_review.ipynb #17eccb49
 @patch
 def prompt(
     self:Review,
@@ -267,6 +270,7 @@ def edit(
     def chosen(row): return row['file_name'] in which
     return edit_captions(self.dataset, *steps, where=chosen, excluded=True, dry_run=dry_run)
 
+# %% ../nbs/04_review.ipynb #b63aebe3
 @patch
 def copy(
     self:Review,
