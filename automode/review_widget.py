@@ -117,6 +117,7 @@ def tell(
     touched = row and {'name': row['file_name'], 'text': row.get('text') or '', 'status': row.get('status') or 'auto'}
     self.marked, self.view = list(self.review.marked), self.describe(message or '') | dict(touched=touched)
 
+# %% ../nbs/04_review_widget.ipynb #8aa61ec2
 def _go(review, content):
     review.go(content['to'] if isinstance(content.get('to'), str) else int(content.get('by', 0)))
 
@@ -136,6 +137,7 @@ def _show(review, content):
                 None if none else status, _number(content, 'below'), _number(content, 'above'), none,
                 bool(content.get('too_long')), content.get('words') or ())
 
+# %% ../nbs/04_review_widget.ipynb #b9b66979
 def _edits(review, content):
     asked = {k: o for k, o in content['edit'].items() if k in _MANY}
     return list_edits(review.token, review.class_word, **asked)
@@ -227,7 +229,7 @@ def _send_pictures(self:ReviewWidget, content:dict) -> None:
              score=s if isinstance(s := rows[name].get('score'), (int, float)) else None, thumb=uri(name, THUMB))
         for n, name in enumerate(names) if name in rows]))
 
-# %% ../nbs/04_review_widget.ipynb #3237377d
+# %% ../nbs/04_review_widget.ipynb #c99cf4a7
 def review(
     dataset:Dataset|str|Path, # Dataset or its folder
     order:str='score', # `score` (worst first), `name`, `length` or `status`
