@@ -138,6 +138,7 @@ def draw(
                     if len(self.made) > KEPT: del self.made[next(iter(self.made))]
     return [found[o] for o in keys]
 
+# %% ../nbs/08_playground.ipynb #24b570ef
 @patch
 def _file_of(self:Playground, drawing:Drawing) -> Any:
     "Identify the current file of a LoRA, which changes while it is trained"
@@ -206,6 +207,7 @@ def axis_values(
         usual = ', '.join(map(str, USUAL.get(axis, (1, 2, 3))))
         raise Problem(f"the values of {axis} must be numbers separated by commas, e.g. {usual} ({e})") from None
 
+# %% ../nbs/08_playground.ipynb #15981225
 @patch
 def grid(
     self:Playground,
