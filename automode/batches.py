@@ -15,29 +15,31 @@ from fastcore.basics import patch
 from .core import Problem, make_generator
 
 # %% ../nbs/07_batches.ipynb #567a8457
-MOST_A_PASS = 10_000_000 # Images in one pass over the dataset, repeats counted
+MOST_A_PASS = 10_000_000 # Maximum number of images in one pass over the dataset, repeats included
 
 def check_repeats(
     repeats:Sequence[int], # Repeats of each image
 ) -> None:
-    "Refuse repeats that make one pass too long to be kept in memory"
+    "Reject repeats that make one pass too long for memory"
     if (total := sum(repeats)) <= MOST_A_PASS: return
     raise Problem(f'one pass must have at most {MOST_A_PASS:,} images, repeats counted, got {total:,} '
                   f'(one image has {max(repeats):,}); use smaller repeats')
 
 # %% ../nbs/07_batches.ipynb #187f0cdd
 class StepOrder:
-    "The pictures of every optimiser step: all of one bucket, each seen as often as its repeats say"
+    "Sampler: the images of each optimizer step, all of one bucket, in proportion to their repeats"
     def __init__(
         self,
-        buckets:Sequence[int], # The bucket of each picture
-        repeats:Sequence[int], # How often each counts; 1 is once
-        samples_a_step:int, # Pictures in a step, on all devices together
+        buckets:Sequence[int], # Bucket of each image
+        repeats:Sequence[int], # Repeats of each image, 1 or more
+        samples_a_step:int, # Total batch size, over all devices
         seed:int, # Seed of the order
     ):
-        if not len(buckets): raise Problem('there is no picture to train on')
-        if samples_a_step < 1 or min(repeats) < 1: raise Problem('samples_a_step and all repeats must be 1 or more')
-        if samples_a_step > MOST_A_PASS: raise Problem(f'a step must have at most {MOST_A_PASS:,} images, got {samples_a_step:,}')
+        if not len(buckets): raise Problem('there are no images to train on; add at least one')
+        if samples_a_step < 1 or min(repeats) < 1:
+            raise Problem(f'samples_a_step and all repeats must be 1 or more, got {samples_a_step} and {min(repeats)}')
+        if samples_a_step > MOST_A_PASS:
+            raise Problem(f'a step must have at most {MOST_A_PASS:,} images, got {samples_a_step:,}')
         self.buckets, self.repeats = [int(o) for o in buckets], [int(o) for o in repeats]
         check_repeats(self.repeats)
         self.samples_a_step, self.seed = samples_a_step, seed
@@ -46,11 +48,12 @@ class StepOrder:
         self.members = list(members.values())
         self.times = [[self.repeats[o] for o in numbers] for numbers in self.members]
         seen = [sum(o) for o in self.times]
-        self.shares = [o // math.gcd(*seen) for o in seen] # Turns of each bucket until all begin again
-        self._turns, self._owed, self._had, self._passes = [], [0]*len(seen), [0]*len(seen), {}
+        self.shares = [o // math.gcd(*seen) for o in seen] # Turns of each bucket in one period
+        self._owed, self._had = [0]*len(seen), [0]*len(seen)
+        self._turns, self._passes = [], {}
 
-    def turn(self, step): # The bucket's place in `members`, and how many turns it had before
-        "Whose turn `step` is"
+    def turn(self, step): # Index of the bucket in `members`, and the number of its earlier turns
+        "Bucket of `step`"
         period = sum(self.shares)
         rounds, place = divmod(int(step), period)
         while len(self._turns) <= place:
@@ -64,10 +67,10 @@ class StepOrder:
 
 # %% ../nbs/07_batches.ipynb #acd8ac42
 def shuffle_pass(
-    repeats:Sequence[int], # How often each picture comes
-    generator:torch.Generator, # Determines the order
-) -> torch.Tensor: # Places of the pictures, each as often as it is repeated, int32
-    "One pass through pictures, in a new order"
+    repeats:Sequence[int], # Repeats of each image
+    generator:torch.Generator, # Source of randomness
+) -> torch.Tensor: # Indices of the images, each as often as its repeats, int32
+    "Shuffle one pass through the images, with repeats spread evenly"
     times = torch.tensor(repeats)
     place = torch.arange(len(times)).repeat_interleave(times)
     first = times.cumsum(0) - times
@@ -80,9 +83,9 @@ def shuffle_pass(
 def __getitem__(
     self:StepOrder,
     step:int, # Step, from 0
-) -> list[int]: # Numbers of its pictures, all of one bucket
-    "The pictures of one step"
-    if step < 0: raise IndexError(f'there is no step {step}')
+) -> list[int]: # Indices of its images, all of one bucket
+    "Return the images of one step"
+    if step < 0: raise IndexError(f'step must be 0 or more, got {step}')
     bucket, before = self.turn(step)
     numbers, length = self.members[bucket], sum(self.times[bucket])
     places = range(before*self.samples_a_step, (before + 1)*self.samples_a_step)
@@ -90,17 +93,8 @@ def __getitem__(
 
 @patch
 def _pass(self:StepOrder, bucket:int, n:int) -> list[int]: # Places in `members`
-    "The order of one pass; the last few are kept"
+    "Order of one pass; the last few passes are cached"
     if (bucket, n) not in self._passes:
         while len(self._passes) > 4*len(self.members): self._passes.pop(next(iter(self._passes)))
         self._passes[bucket, n] = shuffle_pass(self.times[bucket], make_generator(self.seed, bucket, n))
     return self._passes[bucket, n]
-
-@patch
-def table(
-    self:StepOrder,
-    start:int, # First step
-    stop:int, # The step behind the last
-) -> torch.Tensor: # Numbers of pictures, int64, `(steps, samples_a_step)`
-    "The pictures of many steps"
-    return torch.tensor([self[o] for o in range(start, stop)], dtype=torch.int64).reshape(-1, self.samples_a_step)

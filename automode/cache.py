@@ -22,22 +22,23 @@ from .lock import own_folder, own_path
 
 # %% ../nbs/07_cache.ipynb #68a790b3
 def make_key(
-    *parts:Any, # Whatever an answer depends on; anything that JSON can hold
+    *parts:Any, # Everything that the output depends on, serializable as JSON
 ) -> str: # 32 hexadecimal digits
-    "A name that only the same parts have"
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode(errors='surrogatepass')).hexdigest()[:32]
+    "Make a key from the content of `parts`"
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]
 
 def digest_file(
-    path:str|Path, # Any file
+    path:str|Path, # Path of a file
 ) -> str: # SHA-256, in hexadecimal
-    "A name for the content of a file"
+    "Hash the content of a file"
     return hashlib.sha256(as_path(path).read_bytes()).hexdigest()
 
 # %% ../nbs/07_cache.ipynb #d1f38d84
 def digest_weights(
-    module:torch.nn.Module, # A model
+    module:torch.nn.Module, # Model to hash
 ) -> str: # 32 hexadecimal digits
-    "A name for all weights of a model, their precision, and its settings"
+    "Hash the weights of a model, their precision, and its configuration"
     def one(item):
         name, value = item
         if not torch.is_tensor(value): return name, repr(value)
@@ -50,26 +51,26 @@ def digest_weights(
     return make_key(type(module).__name__, own, weights)
 
 # %% ../nbs/07_cache.ipynb #6b34d62d
-_UNSEALED = b'0'*64 # Stands in the place of the seal while the digest is computed
+_UNSEALED = b'0'*64 # Placeholder of the seal while the digest is computed
 
 def _digest(data:bytes, key:str) -> bytes: # 64 hexadecimal digits
-    "Digest of a file and of the name it is kept under"
+    "Digest of a file and of its key"
     return hashlib.blake2b(data, digest_size=32, key=key.encode()[:64]).hexdigest().encode()
 
 def seal(
     tensors:dict[str,torch.Tensor], # Tensors by name, on any device
-    key:str, # Name that the file is kept under
-) -> bytes: # `.safetensors` file with a digest of all its bytes
-    "Make a file of `tensors` that shows whether any part of it was changed"
+    key:str, # Key of the entry
+) -> bytes: # Content of a `.safetensors` file with a digest of all its bytes
+    "Serialize `tensors` with a checksum of the whole file"
     data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {'seal': _UNSEALED.decode()})
     start = data.index(b'"seal":"' + _UNSEALED) + 8
     return data[:start] + _digest(data, key) + data[start + 64:]
 
 def unseal(
     data:bytes, # Content of a file
-    key:str, # Name that the file is kept under
-) -> dict[str,torch.Tensor]|None: # Tensors by name; None when the file isn't what `seal` wrote
-    "Read what `seal` wrote, and verify every byte of it"
+    key:str, # Key of the entry
+) -> dict[str,torch.Tensor]|None: # Tensors by name; None when the checksum does not match
+    "Read a file from `seal`, and verify its checksum"
     start = data.find(b'"seal":"') + 8
     found = data[start:start + 64]
     if start < 8 or _digest(data[:start] + _UNSEALED + data[start + 64:], key) != found: return None
@@ -78,12 +79,13 @@ def unseal(
 
 # %% ../nbs/07_cache.ipynb #c529e8f2
 class Store:
-    "Tensors on disk by key; without a folder, or with one that cannot be written, it keeps nothing and says so"
+    "Cache of tensors on disk, by key; disabled without a folder, or with one that is not writable"
     def __init__(
         self,
-        folder:str|Path|None, # Where the files are; None keeps nothing
+        folder:str|Path|None, # Folder of the files; None disables the cache
     ):
-        self.folder, self.trouble, self.damaged = None if folder is None else as_path(folder), '', set()
+        self.folder = None if folder is None else as_path(folder)
+        self.trouble, self.damaged = '', set()
         if self.folder is None: return
         try: self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as e: self._give_up(e)
@@ -91,23 +93,23 @@ class Store:
     def __repr__(self): return f"Store({'nowhere' if self.folder is None else str(self.folder)!r})"
 
     def path(self, key):
-        "The file of `key`"
+        "Path of the file of `key`"
         return self.folder/f'{key}.safetensors'
 
     def _give_up(self, e):
-        "Go on without the folder"
-        self.trouble = (f"'{self.folder}' cannot be written ({e.strerror}), so what the model says of the "
-                        'pictures is not kept and will be worked out again the next time')
+        "Disable the cache"
+        self.trouble = (f"'{self.folder}' cannot be written ({e.strerror}), so encoded images and prompts are not "
+                        'cached and will be computed again the next time')
         self.folder = None
 
     def write(self, key, tensors):
-        "Keep `tensors` under `key`"
+        "Store `tensors` under `key`"
         if self.folder is None: return
         try: _put(self.path(key), seal(tensors, key))
         except OSError as e: self._give_up(e)
 
-    def read(self, key): # A dict of tensors; None when there are none that can be used
-        "What was kept under `key`"
+    def read(self, key): # Tensors by name; None if there is no valid entry
+        "Read the entry of `key`"
         if self.folder is None: return None
         path = self.path(key)
         try: tensors = unseal(path.read_bytes(), key)
@@ -118,29 +120,27 @@ class Store:
         return tensors
 
     def discard(self, key):
-        "Remove the file of `key`, and remember that it was damaged"
+        "Remove the file of `key`, and count it as damaged"
         self.damaged.add(key)
         with suppress(OSError): self.path(key).unlink()
 
     @property
     def notes(self): # Sentences for the user
-        "What went wrong with the folder and the files in it"
+        "Problems with the folder and its files"
         num = len(self.damaged)
-        lost = (f"{num} file{'s' * (num > 1)} in '{self.folder}' {'were' if num > 1 else 'was'} damaged, or of an older automode, "
-                f"and {'are' if num > 1 else 'is'} made again")
+        files, was, them = ('files', 'were', 'they are') if num > 1 else ('file', 'was', 'it is')
+        lost = f"{num} {files} in '{self.folder}' {was} damaged or written by an older automode; {them} computed again"
         return [self.trouble]*bool(self.trouble) + [lost]*bool(num)
 
-    def read_many(self, keys): # A dict of dicts of tensors; what cannot be had is not in it
-        "What was kept under each of `keys`, read in threads"
+    def read_many(self, keys): # Tensors by key and name; missing entries are left out
+        "Read the entries of `keys` in threads"
         keys = list(dict.fromkeys(keys)) if self.folder else []
-        with ThreadPoolExecutor(4) as pool: return {k: v for k, v in zip(keys, pool.map(self.read, keys)) if v is not None}
+        with ThreadPoolExecutor(4) as pool:
+            return {k: v for k, v in zip(keys, pool.map(self.read, keys)) if v is not None}
 
 # %% ../nbs/07_cache.ipynb #15e69fe4
-def _put(
-    path:Path, # Where the file will be
-    data:bytes, # What it will hold
-) -> None:
-    "Write a file under another name, then rename it"
+def _put(path:Path, data:bytes) -> None:
+    "Write a file atomically: under a temporary name, then rename it"
     handle, tmp = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.tmp')
     try:
         with os.fdopen(handle, 'wb') as f: f.write(data)
@@ -151,10 +151,10 @@ def _put(
 
 # %% ../nbs/07_cache.ipynb #ec70b63d
 def cache_path(
-    folder:str|Path, # A dataset's folder
-    *parts:str, # Names below its `.automode`
-) -> Path|None: # None for the package's own samples, and where nothing can be made
-    "Where to keep what was worked out for a dataset"
+    folder:str|Path, # Folder of a dataset
+    *parts:str, # Path below its `.automode` folder
+) -> Path|None: # Path of the cache; None for the package's own samples, and for a folder that is not writable
+    "Find the cache folder of a dataset"
     if is_inside(folder, data_path()): return None
     with suppress(OSError, Problem):
         own_folder(folder)
@@ -162,18 +162,21 @@ def cache_path(
 
 # %% ../nbs/07_cache.ipynb #0cc19e39
 def clean_cache(
-    folder:str|Path, # A folder of answers, with those below it
-    keep_bytes:int=4 * 2**30, # So much may stay
+    folder:str|Path, # Folder of entries, searched recursively
+    keep_bytes:int=4 * 2**30, # Size limit in bytes
 ) -> int: # Bytes that were freed
-    "Remove what was not used for longest, until no more than `keep_bytes` is left"
-    freed, left, ours = 0, 0, re.compile(r'[0-9a-f]{32}\.safetensors|\..*\.tmp')
-    found = []
+    "Remove the least recently used entries until the cache is within its size limit"
+    freed, left, found = 0, 0, []
+    ours = re.compile(r'[0-9a-f]{32}\.safetensors|\..*\.tmp')
     for path in as_path(folder).rglob('*'):
         with suppress(OSError):
-            if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink(): found.append((path.stat(), path))
+            if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                found.append((path.stat(), path))
     for about, path in sorted(found, key=lambda o: -o[0].st_mtime_ns):
-        half = path.suffix == '.tmp'                                  # of a process that was killed, or is still writing
+        half = path.suffix == '.tmp'                                  # its process was killed, or is writing
         left += 0 if half else about.st_size
         if left <= keep_bytes and not half or half and time.time() - about.st_mtime < 3600: continue
-        with suppress(OSError): path.unlink(); freed += about.st_size
+        with suppress(OSError):
+            path.unlink()
+            freed += about.st_size
     return freed

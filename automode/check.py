@@ -25,74 +25,95 @@ from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, 
 
 # %% ../nbs/06_check.ipynb #ed9d4079
 KINDS = { # degree, title, what to do about it
-    'unusable': ('error', 'lines or names that cannot be used', f'mend them in {METADATA}, or rename the pictures'),
-    'lost': ('error', 'rows without a picture', 'put the pictures back, or remove the rows'),
-    'unreadable': ('error', 'pictures that cannot be read and would be left out', 'replace the files, or take them away'),
-    'unlisted': ('error', 'pictures without a row, which would be left out', 'run automode caption on the folder'),
-    'empty': ('error', 'pictures without a caption, which would be left out', 'write captions, or run automode caption'),
-    'unread': ('warning', 'captions in other files that were never read', 'take them over with automode captions FOLDER --from FOLDER'),
-    'stale': ('warning', 'captions that changed in other files after they were read', 'take them over with automode captions FOLDER --from FOLDER'),
-    'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'give --token and --class_word'),
+    'unusable': ('error', 'lines or names that cannot be used', f'fix them in {METADATA}, or rename the images'),
+    'lost': ('error', 'rows without an image', 'put the images back, or remove the rows'),
+    'unreadable': ('error', 'images that cannot be read and would be left out', 'replace or remove the files'),
+    'unlisted': ('error', 'images without a row, which would be left out', 'run automode caption on the folder'),
+    'empty': ('error', 'images without a caption, which would be left out', 'write captions, or run automode caption'),
+    'unread': ('warning', 'captions in other files that were never read',
+               'take them over with automode captions FOLDER --from FOLDER'),
+    'stale': ('warning', 'captions that changed in other files after they were read',
+              'take them over with automode captions FOLDER --from FOLDER'),
+    'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'pass --token and --class_word'),
     'no trigger': ('warning', 'prompts that do not name the token', 'write {token} into the captions'),
-    'long': ('warning', 'prompts longer than the base reads; their end is lost', 'shorten the captions'),
-    'syntax': ('warning', 'captions with syntax of other programs, which is learned letter by letter', 'take it out, \\( and \\) with --unescape'),
-    'same words': ('warning', 'pictures that all have the same caption', 'say of each picture what is special about it'),
-    'copies': ('warning', 'pictures that are the same file as another', 'keep one of each group'),
-    'alike': ('warning', 'pictures that look almost like another', 'keep the best of each group'),
-    'small': ('warning', 'pictures smaller than they train at, to be blurred', 'find larger ones, or lower --resolution'),
-    'cut': ('warning', 'pictures that lose much to the crop', 'cut them by hand, or give them a focus'),
+    'long': ('warning', 'prompts longer than the base reads, which are truncated', 'shorten the captions'),
+    'syntax': ('warning', 'captions with syntax of other programs, which is learned letter by letter',
+               'remove it; --unescape removes \\( and \\)'),
+    'same words': ('warning', 'images that all have the same caption', 'describe what is special about each image'),
+    'copies': ('warning', 'images that are the same file as another', 'keep one of each group'),
+    'alike': ('warning', 'images that are near-duplicates of another', 'keep the best of each group'),
+    'small': ('warning', 'images smaller than their training size, which are scaled up and blurred',
+              'find larger ones, or lower --resolution'),
+    'cut': ('warning', 'images that lose much to the crop', 'crop them by hand, or give them a focus'),
     'focus': ('warning', 'rows with a focus that cannot be used', 'give two shares from 0 to 1, such as [0.5, 0.2]'),
-    'several': ('note', 'pictures with several captions, of which each step takes one', 'see the key "captions" of the row'),
-    'lines': ('note', 'captions of several lines, all of which are read', 'join the lines, or leave the first alone'),
-    'named': ('note', 'captions without the token, which is put in front', 'write {token} in a caption to have it elsewhere'),
-    'excluded': ('note', 'pictures that were excluded', 'accept them in the review to train on them'),
+    'several': ('note', 'images with several captions, of which each step takes one', 'see the "captions" of the row'),
+    'lines': ('note', 'captions of several lines, all of which are read', 'join the lines, or keep only the first'),
+    'named': ('note', 'captions without the token, which is put in front', 'write {token} where you want it instead'),
+    'excluded': ('note', 'images that were excluded', 'accept them in the review to train on them'),
     'not done': ('note', 'things that could not be checked', 'see the reason'),
 }
 DEGREES = ('error', 'warning', 'note')
 
+# %% ../nbs/06_check.ipynb #6ebd8464
+_AS_NOTES = { # title, what to do about it
+    'unlisted': ('images without a row, trained with the token or class word alone',
+                 'run automode caption on the folder'),
+    'empty': ('images without a caption, trained with the token or class word alone', 'write captions to add detail'),
+}
+
 @dataclass
 class Finding:
-    "One kind of trouble, and all that have it"
+    "One kind of problem, and the images that have it"
     kind:str # A key of `KINDS`
     degree:str # `error`, `warning` or `note`
-    files:dict[str,str] = field(default_factory=dict) # What there is to say of each, by `file_name`; may be empty
-    groups:list[list[str]] = field(default_factory=list) # Those that belong together, for copies
+    files:dict[str,str] = field(default_factory=dict) # Details by `file_name`, which may be empty
+    groups:list[list[str]] = field(default_factory=list) # Groups of duplicates
 
-    def __str__(self): return f'{KINDS[self.kind][1]}: {len(self.files)}'
+    @property
+    def _words(self) -> tuple[str,str]:
+        "Title and advice"
+        return _AS_NOTES[self.kind] if self.degree == 'note' and self.kind in _AS_NOTES else KINDS[self.kind][1:]
+
+    @property
+    def advice(self) -> str:
+        "What to do about it"
+        return self._words[1]
+
+    def __str__(self): return f'{self._words[0]}: {len(self.files)}'
 
 # %% ../nbs/06_check.ipynb #1fa83f97
 @dataclass
 class Check:
-    "What is wrong with a dataset, by picture and by kind"
+    "Problems of a dataset, by image and by kind"
     folder:Path # The dataset's folder
-    base:str # The base model that it is checked for
+    base:str # Base model to train
     resolution:int # Edge of the square that the base trains on, in pixels
-    multiple:int # What the edges of its buckets are a multiple of
-    token:str|None=None # The word that names the subject
-    class_word:str|None=None # What kind of thing it is
-    rows:list[dict] = field(default_factory=list) # One a picture: file_name, size, bucket, tokens, prompt, problems, …
+    multiple:int # Divisor of the bucket edges, in pixels
+    token:str|None=None # Token that names the subject
+    class_word:str|None=None # Class of the subject, e.g. "dog"
+    rows:list[dict] = field(default_factory=list) # One per image: file_name, size, bucket, tokens, prompt, problems, …
     found:dict[str,Finding] = field(default_factory=dict) # Findings by kind
-    buckets:dict[tuple[int,int],list[str]] = field(default_factory=dict) # Pictures by bucket
-    room:int|None=None # Tokens that the base reads; None when they could not be counted
+    buckets:dict[tuple[int,int],list[str]] = field(default_factory=dict) # Images by bucket
+    room:int|None=None # Tokens that the text encoder reads; None when they could not be counted
 
     @property
     def background(self) -> str: # As the dataset's settings say
-        "Colour that shows through where a picture is transparent"
+        "Colour that shows through where an image is transparent"
         return Dataset(self.folder).background
 
     @property
-    def findings(self) -> list[Finding]: # Errors first
-        "All findings, by degree and kind"
+    def findings(self) -> list[Finding]:
+        "All findings, errors first"
         return sorted(self.found.values(), key=lambda o: (DEGREES.index(o.degree), list(KINDS).index(o.kind)))
 
     @property
-    def ok(self) -> bool: # Warnings and notes do not count
-        "Is there no error?"
+    def ok(self) -> bool:
+        "Is there no error? Warnings and notes are allowed"
         return all(o.degree != 'error' for o in self.findings)
 
     @property
-    def trained(self) -> list[dict]: # Those of `rows` with a prompt
-        "The pictures that would train"
+    def trained(self) -> list[dict]:
+        "Rows of the images that would be trained on"
         lost = {name for o in self.findings if o.degree == 'error' for name in o.files}
         return [o for o in self.rows if o['prompt'] is not None and o['file_name'] not in lost]
 
@@ -101,25 +122,24 @@ class Check:
 def add(
     self:Check,
     kind:str, # A key of `KINDS`
-    name:str, # `file_name` of the picture, or what the trouble is with
-    detail:str='', # What there is to say of this one
-    degree:str|None=None, # Another degree than the kind's own
+    name:str, # `file_name` of the image, or name of what could not be checked
+    detail:str='', # Details for this image
+    degree:str|None=None, # Degree; None means that of the kind
 ) -> None:
-    "Note something about a picture"
+    "Add a finding about an image"
     found = self.found.setdefault(kind, Finding(kind, degree or KINDS[kind][0]))
     found.files[name] = detail
 
 # %% ../nbs/06_check.ipynb #a2ff0878
-def _read_rows(
-    check:Check, # Where findings go
-) -> dict[str,dict]: # Rows of the dataset that would train, by `file_name`
-    "Compare the rows of a dataset with its pictures"
-    folder, degree = check.folder, 'note' if check.token or check.class_word else None
+def _read_rows(check:Check) -> dict[str,dict]:
+    "Compare the rows of a dataset with its images"
+    folder = check.folder
+    degree = 'note' if check.token or check.class_word else None
     written = Dataset.read(folder) if find_metadata(folder).exists() else Dataset(folder)
     try: dataset = open_folder(folder).dataset
     except Problem:
         if any(o['file_name'] not in written.bad for o in written) or not len(written): raise
-        dataset = written # not one picture is left
+        dataset = written # no image is left
     known, names = {os.path.normpath(o['file_name']) for o in written}, {o['file_name'] for o in dataset}
     for name, reason in dataset.bad.items():
         why = reason.removeprefix(f'{name!r} is left out: ')
@@ -132,35 +152,32 @@ def _read_rows(
         if row.get('status') == 'excluded':
             check.add('excluded', name)
             continue
-        if not (row.get('text') or '').strip(): check.add('empty' if os.path.normpath(name) in known else 'unlisted', name, degree=degree)
+        if not (row.get('text') or '').strip():
+            check.add('empty' if os.path.normpath(name) in known else 'unlisted', name, degree=degree)
         sources[name] = row
     if len(written):
         taken = read_taken(folder)
-        for name, text in dataset.stale(read_outside(dataset)).items(): check.add('stale' if name in taken else 'unread', name, f'now "{text}"')
+        for name, text in dataset.stale(read_outside(dataset)).items():
+            check.add('stale' if name in taken else 'unread', name, f'now "{text}"')
     return sources
 
 # %% ../nbs/06_check.ipynb #3b626590
-def _names(
-    text:str, # A caption or a prompt
-    token:str|None, # The word that names the subject
-) -> bool: # True without a token, too
+def _names(text:str, token:str|None) -> bool:
     "Is `token` a word of `text`?"
     return not token or bool(re.search(rf'(?<!\w){re.escape(token)}(?!\w)', text))
 
-def _check_prompts(
-    check:Check, # Where findings go
-    sources:dict[str,dict], # Rows of the dataset, by `file_name`
-) -> None:
-    "Make the prompt of each picture, and see that it names what it should"
+def _check_prompts(check:Check, sources:dict[str,dict]) -> None:
+    "Build the prompt of each image, and check that it contains the token"
     for name, row in sources.items():
         text, token = (row.get('text') or '').strip(), check.token
         prompt = training_prompt(text, token, check.class_word) or None
         focus, trouble = read_focus(row)
         if trouble: check.add('focus', name, trouble)
-        check.rows.append(dict(file_name=name, size=None, bucket=None, focus=focus, tokens=None, prompt=prompt, cut_off='',
-                               problems=[]))
+        check.rows.append(dict(file_name=name, size=None, bucket=None, focus=focus, tokens=None, prompt=prompt,
+                               cut_off='', problems=[]))
         holes = [o for o in ('token', 'class_word') if f'{{{o}}}' in text and not getattr(check, o)]
-        captions = [o for o in row.get('captions') or () if isinstance(o, str)] if isinstance(row.get('captions'), list) else []
+        captions = row.get('captions') if isinstance(row.get('captions'), list) else []
+        captions = [o for o in captions if isinstance(o, str)]
         syntax = prompt_syntax('\n'.join(dict.fromkeys([text, *captions])))
         if syntax: check.add('syntax', name, ', '.join(f'{o} as {what}' for what, o in syntax.items()))
         if len(captions) > 1: check.add('several', name, f'trains with one of {len(captions)} captions')
@@ -176,38 +193,35 @@ def _check_prompts(
 def read_resolution(
     base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
 ) -> int: # Edge of a square, in pixels
-    "The resolution that a base model was trained at, without loading it"
+    "Find the resolution that a base model was trained at, without loading it"
     path = find_model(base, 'base')
     if isinstance(path, Path) and path.is_file(): return _file_resolution(path)
     unet, vae = (_read_config(path, o, base) for o in ('unet', 'vae'))
     try: edge, parts = unet['sample_size'], len([*vae['block_out_channels']])
     except (KeyError, TypeError): edge, parts = None, 0
     if type(edge) is int and 1 <= edge <= 4096 and 1 <= parts <= 8: return edge*2**(parts - 1)
-    raise Problem(f"'{base}' does not say its resolution; give one with --resolution")
+    raise Problem(f"'{base}' does not state its resolution; pass --resolution")
 
-def _read_config(
-    path:Path|str, # A diffusers folder, or a Hugging Face id
-    part:str, # `unet` or `vae`
-    base:str|Path, # As the user named it
-) -> dict: # Its settings
-    "The `config.json` of a part of a model"
+def _read_config(path:Path|str, part:str, base:str|Path) -> dict:
+    "Read the `config.json` of a part of a model"
     if isinstance(path, Path): return read_json(path/part/'config.json')
     with loading(base, 'base'):
         from huggingface_hub import hf_hub_download
         return read_json(hf_hub_download(path, f'{part}/config.json'))
 
-def _file_resolution(
-    path:Path, # A `.safetensors` or `.ckpt` file
-) -> int: # Edge of a square, in pixels
-    "What the metadata says, or 1024 for SDXL, whose unet reads texts of width 2048, and 512 for the others"
+def _file_resolution(path:Path) -> int:
+    "Resolution of a single file: from its metadata, else 1024 for SDXL (text embeddings of width 2048), else 512"
     if path.suffix == '.safetensors':
         try:
-            with open(path, 'rb') as file: header = parse_json(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
+            with open(path, 'rb') as file:
+                header = parse_json(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
             said = re.match(r'\d{2,5}(?!\d)', str(header.pop('__metadata__', {}).get('modelspec.resolution', '')))
             widths = {name: int(o['shape'][-1]) for name, o in header.items() if o['shape']}
         except (ValueError, TypeError, AttributeError, LookupError):
             raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
-        except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights or give another file") from None
+        except OSError as e:
+            advice = 'fix its permissions or give another file'
+            raise Problem(f"'{path}' could not be read ({e.strerror}); {advice}") from None
         if said: return int(said[0])
     else:
         from automode.ckpt import read_tensors
@@ -215,9 +229,7 @@ def _file_resolution(
     return 1024 if 2048 in {o for name, o in widths.items() if name.endswith('attn2.to_k.weight')} else 512
 
 # %% ../nbs/06_check.ipynb #507fcc40
-def _check_tokens(
-    check:Check, # Where findings go
-) -> None:
+def _check_tokens(check:Check) -> None:
     "Count the tokens of every prompt"
     try: tokenizer, room = load_tokenizer(check.base), None
     except Problem as e:
@@ -230,27 +242,21 @@ def _check_tokens(
         if cut_off: check.add('long', row['file_name'], f'{n} tokens of {check.room}; lost is "{cut_off.strip()}"')
 
 # %% ../nbs/06_check.ipynb #16aa8deb
-def _look(
-    path:Path, # A picture
-    hashing:bool, # Take its hash?
-    background:str='white', # Colour that shows through where it is transparent
-) -> tuple[tuple[int,int]|None, tuple|None, str]: # Its size, its hash, and why it cannot be read
-    "Read one picture"
+def _look(path:Path, hashing:bool, background:str='white') -> tuple[tuple[int,int]|None, tuple|None, str]:
+    "Read the size of an image and its hash, or the reason why it cannot be read"
     try:
         size, image = picture_size(path), open_image(path, background, at_least=64)
         return size, hash_image(image) if hashing else None, ''
     except BadImage as e: return None, None, e.reason or str(e)
 
-def _look_at_all(
-    check:Check, # Where findings and sizes go
-) -> dict[str,tuple]: # Hashes by `file_name`
-    "Read every picture"
+def _look_at_all(check:Check) -> dict[str,tuple]:
+    "Read every image; return the hashes by name"
     hashing, hashes, background = can_hash(), {}, check.background
-    if not hashing: check.add('not done', 'near-duplicates', 'they were not looked for; run: pip install ImageHash')
+    if not hashing: check.add('not done', 'near-duplicates', 'this needs ImageHash; run: pip install ImageHash')
     paths = [check.folder/o['file_name'] for o in check.rows]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looks = pool.map(lambda path: _look(path, hashing, background), paths)
-        for row, (size, bits, reason) in progress(zip(check.rows, looks), 'looking at pictures', total=len(paths)):
+        for row, (size, bits, reason) in progress(zip(check.rows, looks), 'checking images', total=len(paths)):
             row['size'] = size
             if reason:
                 check.add('unreadable', row['file_name'], reason)
@@ -259,12 +265,8 @@ def _look_at_all(
     check.found = {kind: o for kind, o in check.found.items() if o.files}
     return hashes
 
-def _check_copies(
-    check:Check, # Where findings go
-    hashes:dict[str,tuple], # Hash and mean colour by `file_name`
-    near:int, # Bits that may differ
-) -> None:
-    "Find pictures that are there twice"
+def _check_copies(check:Check, hashes:dict[str,tuple], near:int) -> None:
+    "Find duplicates and near-duplicates"
     same = same_files({o['file_name']: check.folder/o['file_name'] for o in check.rows if o['size']})
     again = {name for group in same for name in group[1:]}
     alike = near_groups({name: o for name, o in hashes.items() if name not in again}, near)
@@ -274,10 +276,8 @@ def _check_copies(
         if groups: check.found[kind].groups = groups
 
 # %% ../nbs/06_check.ipynb #de3dd433
-def _check_sizes(
-    check:Check, # Where findings and buckets go
-) -> None:
-    "Put each picture into its bucket, and see what that costs"
+def _check_sizes(check:Check) -> None:
+    "Assign each image to its bucket, and find those that are scaled up or cropped much"
     sizes = {o['file_name']: o['size'] for o in check.rows if o['size']}
     check.buckets = assign_buckets(sizes, make_buckets(check.resolution, check.multiple), multiple=check.multiple)
     bucket_of = {name: bucket for bucket, names in check.buckets.items() for name in names}
@@ -286,22 +286,25 @@ def _check_sizes(
         if not size: continue
         row['bucket'] = bucket = bucket_of[name]
         scale, kept = scale_needed(size, bucket), kept_share(size, bucket)
-        if scale > 1: check.add('small', name, f'{size[0]} x {size[1]}, scaled by {scale:.2g} to {bucket[0]} x {bucket[1]}')
-        if kept < .75: check.add('cut', name, f'of {size[0]} x {size[1]}, {kept:.0%} is kept')
+        width, height = size
+        target = f'{bucket[0]} x {bucket[1]}'
+        if scale > 1: check.add('small', name, f'{width} x {height}, scaled by {scale:.2g} to {target}')
+        if kept < .75: check.add('cut', name, f'of {width} x {height}, {kept:.0%} is kept')
 
 # %% ../nbs/06_check.ipynb #ea75328d
 def check_dataset(
-    folder:str|Path, # A folder of pictures, captioned or not
-    base:str|Path='starter', # Base model to train on: `starter`, a folder, a single file, or a Hugging Face id
-    resolution:int|None=None, # Edge of the square that is trained on, in pixels; None takes the base model's
-    token:str|None=None, # The word that names the subject
-    class_word:str|None=None, # What kind of thing it is
-    multiple:int|None=None, # What the edges of buckets are a multiple of; None takes 64, or 16 for a base as small as the starter
-    near:int=6, # Bits of 64 in which the hashes of two pictures may differ for them to look alike
-) -> Check: # What was found
-    "Look a dataset over, and say what would go wrong"
+    folder:str|Path, # Folder of images, captioned or not
+    base:str|Path='starter', # Base model to train: `starter`, a folder, a single file, or a Hugging Face id
+    resolution:int|None=None, # Edge of the training square, in pixels; None takes the base model's
+    token:str|None=None, # Token that names the subject
+    class_word:str|None=None, # Class of the subject, e.g. "dog"
+    multiple:int|None=None, # Divisor of the bucket edges, in pixels; None takes 64, or 16 below a resolution of 256
+    near:int=6, # Bits of 64 in which the hashes of near-duplicates may differ
+) -> Check: # Findings
+    "Check a dataset for problems before training"
     resolution = resolution or read_resolution(base)
-    check = Check(as_path(folder), str(base), resolution, multiple or (64 if resolution >= 256 else 16), token, class_word)
+    multiple = multiple or (64 if resolution >= 256 else 16)
+    check = Check(as_path(folder), str(base), resolution, multiple, token, class_word)
     sources = _read_rows(check)
     _check_prompts(check, sources)
     _check_tokens(check)
@@ -317,35 +320,40 @@ def check_dataset(
 def summary(
     self:Check,
 ) -> str: # One line
-    "How many pictures would train, and how much was found"
+    "Number of images, and of errors, warnings and notes"
     count = Counter(o.degree for o in self.findings for _ in o.files)
     several = ', '.join(f'{count[o]} {o}{"s"*(count[o] != 1)}' for o in DEGREES)
-    return f'checked {counted(len(self.rows), "picture")}, {len(self.trained)} would train: {several}'
+    return f'checked {counted(len(self.rows), "image")}, {len(self.trained)} would train: {several}'
 
-def _shorten(
-    text:str, # A name or a reason, however long
-    most:int=100, # Characters to show
-) -> str: # One line of it
-    "Bring a text to one short line that a terminal can show"
+def _shorten(text:str, most:int=100) -> str:
+    "Shorten a text to one printable line"
     text = ' '.join(''.join(o if o.isprintable() else ' ' for o in text.encode(errors='replace').decode()).split())
     return text if len(text) <= most else text[:most - 1] + '…'
 
+def _describe(name:str, detail:str) -> str:
+    "An image of a finding, with its details"
+    if not detail: return name
+    return detail if detail.startswith(name) else f'{name}: {detail}'
+
+# %% ../nbs/06_check.ipynb #a3c59606
 @patch
 def text(
     self:Check,
-    most:int=3, # Pictures to name for each finding, and prompts to show
-) -> str: # Several lines
-    "The findings by degree, some pictures of each, and what to do about them"
+    most:int=3, # Maximum number of images per finding, and of prompts
+) -> str: # Report of several lines
+    "Report the findings by degree, with examples and advice"
     lines = []
     for found in self.findings:
-        lines += ['', f'{found.degree}: {found} ({KINDS[found.kind][2]})']
+        lines += ['', f'{found.degree}: {found} ({found.advice})']
         if found.groups: shown = [', '.join(o) for o in found.groups]
-        else: shown = [(detail if detail.startswith(name) else f'{name}: {detail}') if detail else name for name, detail in found.files.items()]
-        lines += [f'    {_shorten(o)}' for o in shown[:most]] + [f'    and {len(shown) - most} more']*(len(shown) > most)
-    if self.buckets: lines += ['', 'buckets: ' + ', '.join(f'{w} x {h}: {len(names)}' for (w, h), names in self.buckets.items())]
+        else: shown = [_describe(*o) for o in found.files.items()]
+        lines += [f'    {_shorten(o)}' for o in shown[:most]]
+        if len(shown) > most: lines.append(f'    and {len(shown) - most} more')
+    sizes = [f'{w} x {h}: {len(names)}' for (w, h), names in self.buckets.items()]
+    if sizes: lines += ['', f"buckets: {', '.join(sizes)}"]
     prompts = Counter(o['prompt'] for o in self.trained)
     if prompts: lines += ['', f'prompts, of which {self.room} tokens are read:']
-    lines += [f'    {_shorten(o)}{f" ({n} pictures)" if n > 1 else ""}' for o, n in list(prompts.items())[:most]]
+    lines += [f'    {_shorten(o)}{f" ({n} images)" if n > 1 else ""}' for o, n in list(prompts.items())[:most]]
     if len(prompts) > most: lines.append(f'    and {len(prompts) - most} more')
     what = f"'{_shorten(self.folder.resolve().name)}' for the base '{self.base}', at {self.resolution} pixels"
     return '\n'.join([what, *lines, '', self.summary()])
@@ -357,20 +365,14 @@ def __str__(self:Check): return self.text()
 def __repr__(self:Check): return f'Check({self.summary()})'
 
 # %% ../nbs/06_check.ipynb #c982a688
-def _thumbnail(
-    check:Check, # Whose picture
-    name:str, # Its `file_name`; it may be broken
-    size:int=72, # Longest edge in pixels
-) -> str: # HTML
-    "A small picture for a page"
+def _thumbnail(check:Check, name:str, size:int=72) -> str:
+    "A thumbnail as HTML"
+    style = f'width:{size}px;height:{size}px;border:1px dashed #888'
     try: return f'<img alt="" src="{data_uri(open_image(check.folder/name, check.background, at_least=2*size), size)}">'
-    except Problem: return f'<div style="width:{size}px;height:{size}px;border:1px dashed #888"><small>unreadable</small></div>'
+    except Problem: return f'<div style="{style}"><small>unreadable</small></div>'
 
-def _table_row(
-    check:Check, # What was found
-    row:dict, # One of its rows
-) -> str: # HTML
-    "A picture, its prompt, and what is wrong with it"
+def _table_row(check:Check, row:dict) -> str:
+    "A table row as HTML: image, prompt, problems"
     name, prompt, cut_off = row['file_name'], row['prompt'] or '', row['cut_off']
     read, lost = as_html(prompt[:len(prompt) - len(cut_off)]), as_html(cut_off)
     problems = []
@@ -381,14 +383,11 @@ def _table_row(
     cells = [_thumbnail(check, name), f'{as_html(_shorten(name))}<br><small style="opacity:.7">{size}</small>',
              f'{read}<s style="opacity:.6">{lost}</s>' if lost else read or '<i>no prompt</i>',
              '' if row['tokens'] is None else row['tokens'], bucket, '<br>'.join(problems)]
-    return '<tr>' + ''.join(f'<td style="text-align:left;vertical-align:top;max-width:20em">{o}</td>' for o in cells) + '</tr>'
+    style = 'text-align:left;vertical-align:top;max-width:20em'
+    return '<tr>' + ''.join(f'<td style="{style}">{o}</td>' for o in cells) + '</tr>'
 
-def _side_by_side(
-    check:Check, # What was found
-    found:Finding, # One kind of copies
-    most:int=12, # Groups to show
-) -> str: # HTML
-    "Groups of pictures that are there twice"
+def _side_by_side(check:Check, found:Finding, most:int=12) -> str:
+    "Groups of duplicates as HTML, side by side"
     groups, style = [], 'display:flex;gap:6px;border-left:3px solid #888;padding-left:6px'
     for group in found.groups[:most]:
         figures = [f'<figure style="margin:0;max-width:96px">{_thumbnail(check, o)}'
@@ -399,17 +398,16 @@ def _side_by_side(
 
 # %% ../nbs/06_check.ipynb #72c8a33b
 @patch
-def _repr_html_(
-    self:Check,
-) -> str: # HTML
-    "The findings, copies side by side, and a table of pictures, those with the most trouble first"
-    lines = [f'<li><b>{o.degree}</b> {as_html(f"{o} ({KINDS[o.kind][2]})")}</li>' for o in self.findings]
+def _repr_html_(self:Check) -> str:
+    "Display the findings, the duplicates, and a table of images, those with the most problems first"
+    lines = [f'<li><b>{o.degree}</b> {as_html(f"{o} ({o.advice})")}</li>' for o in self.findings]
     copies = ''.join(_side_by_side(self, o) for o in self.findings if o.groups)
-    trouble = lambda row: [-sum(self.found[o].degree == degree for o in row['problems']) for degree in DEGREES]
-    rows = sorted(self.rows, key=trouble)
-    titles = ('', 'picture', 'prompt', 'tokens', 'bucket', 'what was found')
+    def severity(row): return [-sum(self.found[o].degree == degree for o in row['problems']) for degree in DEGREES]
+    rows = sorted(self.rows, key=severity)
+    titles = ('', 'image', 'prompt', 'tokens', 'bucket', 'findings')
     head = ''.join(f'<th style="text-align:left">{o}</th>' for o in titles)
-    table = f'<table><thead><tr>{head}</tr></thead><tbody>{"".join(_table_row(self, o) for o in rows[:50])}</tbody></table>'
+    body = ''.join(_table_row(self, o) for o in rows[:50])
+    table = f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     more = f'<p>and {len(rows) - 50} more</p>' if len(rows) > 50 else ''
     style = 'line-height:1.3;overflow-wrap:anywhere'
     return f'<div style="{style}"><p>{as_html(self.summary())}</p><ul>{"".join(lines)}</ul>{copies}{table}{more}</div>'
@@ -417,8 +415,8 @@ def _repr_html_(
 @patch
 def draw(
     self:Check,
-    size:int=128, # Edge of a picture's place in pixels
-) -> Image.Image: # All buckets in one picture
-    "The buckets that the pictures fall into"
+    size:int=128, # Edge of a thumbnail, in pixels
+) -> Image.Image: # All buckets in one image
+    "Draw the buckets with their images"
     focus = {self.folder/o['file_name']: o['focus'] for o in self.rows}
     return draw_buckets({k: [self.folder/o for o in names] for k, names in self.buckets.items()}, focus, size)

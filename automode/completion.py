@@ -12,11 +12,11 @@ from .core import Problem
 
 # %% ../nbs/12_completion.ipynb #c0181c60
 def offers(
-    command:str, # Its name
-    parser:argparse.ArgumentParser, # Its parser
-    words:dict[str,tuple], # What a flag takes, by its name, or by the command's and its name
-) -> dict[str,tuple[str,list[str],bool]]: # By flag, '' for the first place: its help, the words it takes, does it take any?
-    "The flags of a command"
+    command:str, # Name of the command
+    parser:argparse.ArgumentParser, # Parser of the command
+    words:dict[str,tuple], # Values by flag, or by command and flag
+) -> dict[str,tuple[str,list[str],bool]]: # By flag ('' is the first argument): help, values, does it take one?
+    "List the flags of a command with their values"
     found = {}
     for o in parser._actions:
         name = next((n for n in o.option_strings if n.startswith('--')), '')
@@ -28,47 +28,52 @@ def offers(
 
 # %% ../nbs/12_completion.ipynb #67679398
 def bash_script(
-    about:dict[str,str], # What each command does
-    flags:dict[str,dict], # Its flags, from `offers`
-) -> str: # A script
-    "Completion for bash"
-    cases = [f"      '{c} {flag or c}') words={shlex.quote(' '.join(known))};;" for c, found in flags.items() for flag, (_, known, _) in found.items() if known]
+    about:dict[str,str], # Description of each command
+    flags:dict[str,dict], # Flags of each command, from `offers`
+) -> str: # Script
+    "Write a completion script for bash"
+    cases = [f"      '{c} {flag or c}') words={shlex.quote(' '.join(known))};;"
+             for c, found in flags.items() for flag, (_, known, _) in found.items() if known]
     lists = [f"    '{c} -'*) words={shlex.quote(' '.join(filter(None, found)))};;" for c, found in flags.items()]
     return '\n'.join([
         '_automode() {', '  local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} words=',
         f"  if ((COMP_CWORD == 1)); then words={shlex.quote(' '.join([*about, '--help', '--version']))}; else",
-        '    case "${COMP_WORDS[1]} $word" in', *lists, '    *) case "${COMP_WORDS[1]} $before" in', *cases, '    esac;;', '    esac', '  fi',
+        '    case "${COMP_WORDS[1]} $word" in', *lists,
+        '    *) case "${COMP_WORDS[1]} $before" in', *cases,
+        '    esac;;', '    esac', '  fi',
         '  COMPREPLY=($(compgen -W "$words" -- "$word"))', '}', 'complete -o default -F _automode automode', ''])
 
 # %% ../nbs/12_completion.ipynb #77111419
-def _zsh(text:str) -> str: # Text within a description
-    "What zsh's own functions would take for a sign of theirs"
+def _zsh(text:str) -> str:
+    "Escape the characters that are special in a zsh description"
     return re.sub(r'[\[\]:\\]', r'\\\g<0>', text)
 
 def zsh_script(
-    about:dict[str,str], # What each command does
-    flags:dict[str,dict], # Its flags, from `offers`
-) -> str: # A script
-    "Completion for zsh"
+    about:dict[str,str], # Description of each command
+    flags:dict[str,dict], # Flags of each command, from `offers`
+) -> str: # Script
+    "Write a completion script for zsh"
     def spec(flag, told, known, takes):
         what = f":{flag.lstrip('-') or 'word'}:" + (f"({' '.join(known)})" if known else '_files')
         return shlex.quote(f'{flag}[{_zsh(told)}]' + what * takes) if flag else shlex.quote('1' + what)
-    cases = [f"    {c}) _arguments {' '.join(spec(flag, *o) for flag, o in found.items())} '*:file:_files';;" for c, found in flags.items()]
+    cases = [f"    {c}) _arguments {' '.join(spec(flag, *o) for flag, o in found.items())} '*:file:_files';;"
+             for c, found in flags.items()]
     named = ' '.join(shlex.quote(f"{c}:{told.replace(':', chr(92) + ':')}") for c, told in about.items())
     return '\n'.join([
-        '#compdef automode', '_automode() {', f'  local -a commands=({named})', "  if ((CURRENT == 2)); then _describe command commands; return; fi",
+        '#compdef automode', '_automode() {', f'  local -a commands=({named})',
+        '  if ((CURRENT == 2)); then _describe command commands; return; fi',
         '  shift words; ((CURRENT--))', '  case $words[1] in', *cases, '  esac', '}',
         '(($+functions[compdef])) || { autoload -Uz compinit && compinit }', 'compdef _automode automode', ''])
 
 def fish_script(
-    about:dict[str,str], # What each command does
-    flags:dict[str,dict], # Its flags, from `offers`
-) -> str: # A script
-    "Completion for fish"
-    quote = lambda text: "'" + text.replace('\\', '\\\\').replace("'", "\\'") + "'"
+    about:dict[str,str], # Description of each command
+    flags:dict[str,dict], # Flags of each command, from `offers`
+) -> str: # Script
+    "Write a completion script for fish"
+    def quote(text): return "'" + text.replace('\\', '\\\\').replace("'", "\\'") + "'"
     lines = ['function __automode_at', '  set -l words (commandline -opc)',
              '  test "$words[2]" = "$argv[1]"; and test -z "$argv[2]" -o (count $words) = "$argv[2]"', 'end',
-             *(f"complete -c automode -n '__automode_at \"\" 1' -f -a {c} -d {quote(told)}" for c, told in about.items())]
+             *(f"complete -c automode -n '__automode_at \"\" 1' -f -a {c} -d {quote(o)}" for c, o in about.items())]
     for c, found in flags.items():
         for flag, (told, known, takes) in found.items():
             line = f"complete -c automode -n '__automode_at {c}" + (f"' -l {flag[2:]}" if flag else " 2'")
@@ -82,9 +87,10 @@ SCRIPTS = dict(bash=bash_script, zsh=zsh_script, fish=fish_script)
 
 def completion_script(
     shell:str, # `bash`, `zsh` or `fish`
-    parsers:dict[str,argparse.ArgumentParser], # By the command's name
-    words:dict[str,tuple], # What a flag takes, by its name, or by the command's and its name
-) -> str: # A script
-    "What makes `shell` know the commands and their flags"
-    if shell not in SCRIPTS: raise Problem(f"'{shell}' is not a shell that automode knows; say one of {', '.join(SCRIPTS)}")
-    return SCRIPTS[shell]({k: o.description or '' for k, o in parsers.items()}, {k: offers(k, o, words) for k, o in parsers.items()})
+    parsers:dict[str,argparse.ArgumentParser], # Parsers by command
+    words:dict[str,tuple], # Values by flag, or by command and flag
+) -> str: # Script
+    "Write the completion script of a shell"
+    if shell not in SCRIPTS: raise Problem(f"shell must be one of {', '.join(SCRIPTS)}, got '{shell}'")
+    about = {k: o.description or '' for k, o in parsers.items()}
+    return SCRIPTS[shell](about, {k: offers(k, o, words) for k, o in parsers.items()})

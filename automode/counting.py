@@ -24,34 +24,36 @@ from .fast import FastConv2d, FastLinear, LoraProduct
 
 # %% ../nbs/07_counting.ipynb #ddfc04d1
 def to_meta(
-    model, # A unet, vae or text encoder, with or without adapters
-): # A copy with shapes and precisions only
-    "Copy a model without its numbers"
+    model, # Unet, vae or text encoder, with or without adapters
+): # Copy on the meta device
+    "Copy a model with its shapes and dtypes, but without its weights"
     memo = {id(o): torch.empty_like(o, device='meta') for o in model.buffers()}
     for o in model.parameters():
         memo[id(o)] = torch.nn.Parameter(torch.empty_like(o, device='meta'), requires_grad=o.requires_grad)
-    for o in model.modules():   # a quantised layer computes with whole weights
+    for o in model.modules():   # a quantized layer computes with dequantized weights
         if type(o).__name__ in ('Linear4bit', 'Linear8bitLt'):
-            memo[id(o)] = torch.nn.Linear(o.in_features, o.out_features, o.bias is not None, device='meta',
-                                          dtype=getattr(o, 'compute_dtype', None) or torch.float16).requires_grad_(False)
+            dtype = getattr(o, 'compute_dtype', None) or torch.float16
+            plain = torch.nn.Linear(o.in_features, o.out_features, o.bias is not None, device='meta', dtype=dtype)
+            memo[id(o)] = plain.requires_grad_(False)
     copied = copy.deepcopy(model, memo)
     vars(copied).pop('forward', None)   # accelerate's wrapper would run the original
     return copied
 
 # %% ../nbs/07_counting.ipynb #9358c2d3
 class Work(NamedTuple):
-    "What a part of a step does with one picture"
-    ops:Counter # How many operations there are of each `(floating-point operations, bytes moved)`
+    "Work of a part of a step for one image"
+    ops:Counter # Number of calls by `(floating-point operations, bytes moved)`
     @property
     def flops(self) -> int:
-        "Floating-point operations, all together"
+        "Total floating-point operations"
         return sum(flops * n for (flops, _), n in self.ops.items())
 
+# %% ../nbs/07_counting.ipynb #7cec223d
 class Counting(TorchDispatchMode):
-    "Count the work and the memory of what is done in the block"
+    "Dispatch mode that counts operations and memory within its block"
     def __init__(
         self,
-        *models, # Their weights and gradients do not count as memory
+        *models, # Models whose weights and gradients do not count as memory
     ):
         super().__init__()
         weights = [o for m in models for o in (*m.parameters(), *m.buffers())]
@@ -59,12 +61,12 @@ class Counting(TorchDispatchMode):
         self.ops, self.live, self.peak, self.made, self.refs = Counter(), 0, 0, 0, {}
 
     def forget(self, key, size):
-        "Count a tensor's memory no longer"
+        "Remove the memory of a freed tensor"
         self.live -= size
         self.refs.pop(key, None)
 
     def remember(self, tensor):
-        "Count a tensor's memory until it is gone; how much of it is new"
+        "Count the memory of a tensor until it is freed; return the new bytes"
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.refs or key in self.known: return 0
@@ -83,14 +85,16 @@ class Counting(TorchDispatchMode):
         if new or func._schema.is_mutable: self.ops[flops, new + sum(o.nbytes for o in _tensors(args))] += 1
         return out
 
-def _tensors(values): # Tensors in a list, and in the lists in it
+# %% ../nbs/07_counting.ipynb #37f742df
+def _tensors(values):
+    "Tensors in nested lists and tuples"
     for o in values:
         if isinstance(o, torch.Tensor): yield o
         elif isinstance(o, (list, tuple)): yield from _tensors(o)
 
 # %% ../nbs/07_counting.ipynb #e0cb8b0b
 class _Attention(torch.autograd.Function):
-    "Attention as the fused kernels do it: what they compute and what they keep"
+    "Operations and memory of a fused attention kernel"
     @staticmethod
     def forward(ctx, q, k, v, counting):
         ctx.counting = counting
@@ -103,14 +107,14 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         q, k, v, *_ = ctx.saved_tensors
-        ctx.counting.ops[ctx.flops * 5 // 2, 0] += 1   # the square is computed again, and four products with it
+        ctx.counting.ops[ctx.flops * 5 // 2, 0] += 1   # the matrix is recomputed, plus four products
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
 
 _LOW = {F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
 _HIGH = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.mse_loss}
 
 class _LikeADevice(TorchFunctionMode):
-    "Within the block, attention is fused and `autocast` is on"
+    "Function mode with fused attention and `autocast`, as on a real device"
     def __init__(self, counting, autocast):
         super().__init__()
         self.counting, self.autocast = counting, autocast
@@ -129,37 +133,41 @@ def _query_key_value(query, key, value, *args, **kwargs): return query, key, val
 # %% ../nbs/07_counting.ipynb #dab69257
 @dataclass
 class Step:
-    "What a training step does and needs, beyond the weights"
-    forward:Work # Of one picture
-    backward:Work # Of one picture; with gradient checkpointing also the second forward pass
-    kept:int # Bytes that the backward pass needs, for each picture
-    peak:int # Bytes at the peak, for each picture
-    made:int # Bytes that the forward pass makes, and mostly frees again
+    "Work and memory of a training step for one image, without the weights"
+    forward:Work # Forward pass
+    backward:Work # Backward pass; with gradient checkpointing also the second forward pass
+    kept:int # Bytes kept for the backward pass
+    peak:int # Bytes at the peak
+    made:int # Bytes allocated by the forward pass, most of them temporary
 
-def _hidden(encoders, n, tokens, width): # `encoder_hidden_states`, as the trained text encoders make them
+def _hidden(encoders, n, tokens, width):
+    "Compute `encoder_hidden_states` with the trained text encoders"
     if not encoders: return torch.empty(n, tokens, width, device='meta')
     ids, last = torch.zeros(n, tokens, dtype=torch.long, device='meta'), -1 if len(encoders) == 1 else -2
     return torch.cat([o(ids, output_hidden_states=True).hidden_states[last] for o in encoders], -1)
 
-def _fast(layer, dtype, x): # What `FastLinear` and `FastConv2d` compute on a device
+def _fast(layer, dtype, x):
+    "Forward pass of `FastLinear` and `FastConv2d`, as on a device"
     base, name = layer.base_layer, layer.active_adapters[0]
     dtype = dtype or base.weight.dtype
     bias = None if base.bias is None else base.bias.to(dtype)
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
     return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name])
 
-def _checkpoint(unet, encoders, on, device): # The second forward pass, too, is done as the device does it
+def _checkpoint(unet, encoders, on, device):
+    "Switch gradient checkpointing; its second forward pass runs in the mode `device`, too"
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))
     if on: unet.enable_gradient_checkpointing(partial(checkpoint, **again))
     else: unet.disable_gradient_checkpointing()
     for o in encoders: o.activation_checkpointing_enable(again) if on else o.activation_checkpointing_disable()
 
+# %% ../nbs/07_counting.ipynb #ac008843
 def _one_step(
-    unet, encoders, # Copies on the meta device
-    n:int, # Pictures
+    unet, encoders, # Models on the meta device
+    n:int, # Number of images
     latent_size, tokens, width, pooled_width, checkpointing, autocast, # As in `count_step`
-) -> Step: # Of `n` pictures
-    "Do a step on the meta device"
+) -> Step: # Work and memory of `n` images
+    "Run a step on the meta device"
     for m in (unet, *encoders):
         for p in m.parameters(): p.grad = torch.empty_like(p) if p.requires_grad else None
     counting = Counting(unet, *encoders)
@@ -182,16 +190,16 @@ def _one_step(
 
 # %% ../nbs/07_counting.ipynb #72a329f6
 def count_step(
-    unet, # With adapters, on any device; nothing happens to it
+    unet, # Unet with adapters, on any device, which is not changed
     latent_size:tuple[int, int], # Height and width of the latents
-    tokens:int=77, # Tokens of a prompt
-    width:int|None=None, # Of `encoder_hidden_states`; None takes what the unet reads
-    pooled_width:int|None=None, # Of the pooled embedding, for SDXL
-    text_encoders:tuple=(), # Those that are trained
-    checkpointing:bool=False, # Compute activations twice to save memory?
-    autocast:torch.dtype|None=None, # Precision of mixed precision; None computes in the weights' own
-) -> Step: # What it does and needs
-    "Count a training step, without doing it"
+    tokens:int=77, # Length of a prompt in tokens
+    width:int|None=None, # Width of `encoder_hidden_states`; None takes that of the unet
+    pooled_width:int|None=None, # Width of the pooled embedding, for SDXL
+    text_encoders:tuple=(), # Text encoders that are trained
+    checkpointing:bool=False, # Use gradient checkpointing?
+    autocast:torch.dtype|None=None, # Dtype of mixed precision; None computes in that of the weights
+) -> Step: # Work and memory for one image
+    "Count the operations and the memory of a training step without running it"
     unet, encoders = to_meta(unet).train(), [to_meta(o).train() for o in text_encoders]
     for o in (o for m in (unet, *encoders) for o in m.modules()):
         if isinstance(o, (FastLinear, FastConv2d)): o.forward = partial(_fast, o, autocast)
@@ -201,10 +209,10 @@ def count_step(
 # %% ../nbs/07_counting.ipynb #cf535974
 @torch.no_grad()
 def count_encoding(
-    vae, # On any device; nothing happens to it
-    size:tuple[int, int], # Height and width of the pictures, in pixels
-) -> tuple[Work, int]: # The work and the bytes at the peak, for each picture
-    "Count what encoding a picture takes, without doing it"
+    vae, # Autoencoder on any device, which is not changed
+    size:tuple[int, int], # Height and width of the images, in pixels
+) -> tuple[Work, int]: # Work and peak memory in bytes, per image
+    "Count the operations and the memory of encoding an image without running it"
     vae = to_meta(vae)
     with Counting(vae) as counting, _LikeADevice(counting, None):
         vae.encode(torch.empty(1, 3, *size, device='meta', dtype=vae.dtype))
@@ -212,19 +220,20 @@ def count_encoding(
 
 # %% ../nbs/07_counting.ipynb #bd7558cc
 class Speed(NamedTuple):
-    "What a device does in a second, as measured or as given"
-    flops:float # Floating-point operations a second, in products and convolutions
-    bytes:float # Bytes moved a second
-    call:float # Seconds that the smallest layer takes
+    "Speed of a device"
+    flops:float # Floating-point operations per second, in products and convolutions
+    bytes:float # Bytes moved per second
+    call:float # Time of the smallest layer, in seconds
 
     def seconds(self, work:Work, n:int=1) -> float:
-        "Seconds that work takes with `n` pictures"
+        "Time of the work for `n` images, in seconds"
         return sum(count * max(n * flops / self.flops, n * moved / self.bytes, self.call)
                    for (flops, moved), count in work.ops.items())
 
-def _rate(do, device, enough:float) -> float: # Times a second
-    "How often `do` can be done in a second, by doing it for `enough` seconds"
-    wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
+def _rate(do, device, enough:float) -> float:
+    "Measure the calls of `do` per second, for `enough` seconds"
+    def wait():
+        if device.type == 'cuda': torch.cuda.synchronize()
     do()
     wait()
     began, done = time.perf_counter(), 0
@@ -234,13 +243,14 @@ def _rate(do, device, enough:float) -> float: # Times a second
         wait()
     return done / (time.perf_counter() - began)
 
+# %% ../nbs/07_counting.ipynb #e2bcbba1
 @torch.no_grad()
 def measure_speed(
-    device, # A `torch.device` or its name
-    dtype:torch.dtype=torch.float32, # Precision that is trained in
-    enough:float=.08, # Seconds for each of the four measurements
-) -> Speed: # Of this device, now
-    "Measure how fast a device multiplies, moves and answers"
+    device, # `torch.device` or its name
+    dtype:torch.dtype=torch.float32, # Training precision
+    enough:float=.08, # Time of each of the four measurements, in seconds
+) -> Speed: # Measured speed
+    "Measure the arithmetic, memory and call speed of a device"
     device = torch.device(device)
     made = dict(device=device, dtype=dtype)
     x, kernel = torch.randn(1, 320, 32, 32, **made), torch.randn(320, 320, 3, 3, **made)

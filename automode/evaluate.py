@@ -15,29 +15,28 @@ from .core import Problem
 from .images import fit_image, to_pixel_values
 
 # %% ../nbs/09_evaluate.ipynb #ad6d1216
-def _words(
-    text:str, # Any text
-) -> list[str]: # Its words, in small letters
+def _words(text:str) -> list[str]:
     "Split `text` into words"
     return re.findall(r"[^\W_]+(?:'[^\W_]+)?", text.casefold())
 
 def names_it(
-    caption:str, # What the captioner said
-    name:str, # What the picture shows, e.g. `red apple`
+    caption:str, # Caption to check
+    name:str, # Name of the subject, e.g. `red apple`
 ) -> bool: # Are all words of `name` in `caption`?
-    "Say whether `caption` names the thing"
+    "Check whether `caption` contains all words of `name`"
     wanted = _words(name)
-    if not wanted: raise Problem(f"'{name}' has no word in it; give the name of what the picture shows")
+    if not wanted: raise Problem(f"the name must contain a word, got '{name}'; name the subject of the image")
     return set(wanted) <= set(_words(caption))
 
 # %% ../nbs/09_evaluate.ipynb #78da92ac
 def share_interval(
-    hits:int, # How many were right
-    total:int, # Of how many
+    hits:int, # Number of correct images
+    total:int, # Number of images
     z:float=1.96, # Width in standard deviations; 1.96 is 95 %
-) -> tuple[float,float]: # The lower and upper end
-    "Wilson's interval for a share of `hits` in `total`"
-    if not 0 <= hits <= total or not total: raise Problem(f"{hits} of {total} is not a share; count some pictures first")
+) -> tuple[float,float]: # Lower and upper end
+    "Wilson confidence interval of the share `hits / total`"
+    if not 0 <= hits <= total or not total:
+        raise Problem(f'a share must be 0 to 1 of at least one image, got {hits} of {total}')
     share, spread = hits/total, z*z/total
     middle = (share + spread/2) / (1+spread)
     half = z / (1+spread) * math.sqrt(share*(1-share)/total + spread/4/total)
@@ -47,14 +46,15 @@ def share_interval(
 Named = namedtuple('Named', 'name caption right')
 
 def name_pictures(
-    captioner:Callable, # Called as `captioner(images, prompt=...)`
-    images:list, # PIL pictures
-    names:list[str], # What each of them shows
-    prompt:str='a picture of', # How each caption begins
-    batch_size:int=32, # Pictures at a time
-) -> list[Named]: # For each picture its name, the caption, and whether it is right
-    "Ask `captioner` what `images` show"
-    if len(images) != len(names): raise Problem(f"{len(images)} pictures but {len(names)} names; give one name a picture")
+    captioner:Callable, # Captioner, called as `captioner(images, prompt=...)`
+    images:list, # PIL images
+    names:list[str], # True name of each image
+    prompt:str='a picture of', # Beginning of each caption
+    batch_size:int=32, # Images per batch
+) -> list[Named]: # For each image its name, its caption, and whether that is right
+    "Caption `images` and compare the captions with their names"
+    if len(images) != len(names):
+        raise Problem(f'each image must have one name, got {len(images)} images and {len(names)} names')
     said = []
     for k in range(0, len(images), batch_size):
         said += [getattr(o, 'text', o) for o in captioner(images[k:k+batch_size], prompt=prompt)]
@@ -62,49 +62,49 @@ def name_pictures(
 
 # %% ../nbs/09_evaluate.ipynb #04eb67f2
 def accuracy(
-    named:list[Named], # From `name_pictures` or `redraw`
-) -> float: # The share that is right, 0 to 1
-    "The share of pictures that were named right"
-    if not named: raise Problem('no pictures were named; give at least one')
+    named:list[Named], # Results of `name_pictures` or `redraw`
+) -> float: # Share of correct captions, 0 to 1
+    "Compute the share of correct captions"
+    if not named: raise Problem('there are no captions to count; give at least one')
     return sum(o.right for o in named) / len(named)
 
 def caption_accuracy(
-    captioner:Callable, # Called as `captioner(images, prompt=...)`
-    images:list, # PIL pictures
-    names:list[str], # What each of them shows
-    **kwargs, # Passed on to `name_pictures`
-) -> float: # The share that is right, 0 to 1
-    "The share of `images` that `captioner` names right"
+    captioner:Callable, # Captioner, called as `captioner(images, prompt=...)`
+    images:list, # PIL images
+    names:list[str], # True name of each image
+    **kwargs, # Arguments of `name_pictures`
+) -> float: # Share of correct captions, 0 to 1
+    "Measure the share of `images` that `captioner` names correctly"
     return accuracy(name_pictures(captioner, images, names, **kwargs))
 
 # %% ../nbs/09_evaluate.ipynb #a68f1132
 def redraw(
-    generate_fn:Callable, # Called with a list of prompts, gives as many PIL pictures
-    captioner:Callable, # Called as `captioner(images, prompt=...)`
-    names:list[str], # Things to draw
-    prompt_fn:Callable=lambda name: f'a picture of a {name}', # Makes the prompt for a name
-    **kwargs, # Passed on to `name_pictures`
-) -> tuple[list,list[Named]]: # The pictures, and what the captioner said of them
-    "Draw every name, then ask `captioner` what was drawn"
+    generate_fn:Callable, # Generator from a list of prompts to as many PIL images
+    captioner:Callable, # Captioner, called as `captioner(images, prompt=...)`
+    names:list[str], # Names of the objects to generate
+    prompt_fn:Callable=lambda name: f'a picture of a {name}', # Function from a name to its prompt
+    **kwargs, # Arguments of `name_pictures`
+) -> tuple[list,list[Named]]: # Images, and their captions compared with the names
+    "Generate an image for every name, and caption it"
     images = list(generate_fn([prompt_fn(o) for o in names]))
     return images, name_pictures(captioner, images, list(names), **kwargs)
 
 def redraw_accuracy(
-    generate_fn:Callable, # Called with a list of prompts, gives as many PIL pictures
-    captioner:Callable, # Called as `captioner(images, prompt=...)`
-    names:list[str], # Things to draw
-    **kwargs, # Passed on to `redraw`
-) -> float: # The share that is named right again, 0 to 1
-    "The share of `names` that are recognised when drawn"
+    generate_fn:Callable, # Generator from a list of prompts to as many PIL images
+    captioner:Callable, # Captioner, called as `captioner(images, prompt=...)`
+    names:list[str], # Names of the objects to generate
+    **kwargs, # Arguments of `redraw`
+) -> float: # Share of recognized images, 0 to 1
+    "Measure the share of `names` that are recognized in generated images"
     return accuracy(redraw(generate_fn, captioner, names, **kwargs)[1])
 
 # %% ../nbs/09_evaluate.ipynb #cd01a45c
 def reconstruct(
-    vae, # An `AutoencoderKL`
-    images:Iterable, # PIL pictures, of any size
-    resolution:int|None=None, # Edge in pixels; None takes the autoencoder's own
-    batch_size:int=32, # Pictures at a time
-): # Two tensors (n, 3, h, w) in -1 to 1: what went in and what came out
+    vae, # Autoencoder, an `AutoencoderKL`
+    images:Iterable, # PIL images of any size
+    resolution:int|None=None, # Edge of the square, in pixels; None takes that of the autoencoder
+    batch_size:int=32, # Images per batch
+): # Inputs and reconstructions, two tensors (n, 3, h, w) from -1 to 1
     "Encode and decode `images`"
     import torch
     size = resolution or vae.config.sample_size
@@ -118,35 +118,35 @@ def reconstruct(
 
 # %% ../nbs/09_evaluate.ipynb #ab8e3b31
 def reconstruction_error(
-    vae, # An `AutoencoderKL`
-    images:Iterable, # PIL pictures, of any size
-    **kwargs, # Passed on to `reconstruct`
-) -> float: # Mean absolute error, on the scale -1 to 1
-    "What `vae` loses of `images`"
+    vae, # Autoencoder, an `AutoencoderKL`
+    images:Iterable, # PIL images of any size
+    **kwargs, # Arguments of `reconstruct`
+) -> float: # Mean absolute error, on the scale from -1 to 1
+    "Measure the reconstruction error of `vae` on `images`"
     put_in, got = reconstruct(vae, images, **kwargs)
     return (put_in-got).abs().mean().item()
 
 # %% ../nbs/09_evaluate.ipynb #e933d749
 def look(
-    image, # A PIL picture
-    size:int=64, # Edge at which it is judged
-): # Array (24,): histograms of lightness, colourfulness and edges, each with sum 1
-    "Count how light, how colourful and how sharp the parts of `image` are"
+    image, # PIL image
+    size:int=64, # Edge it is resized to, in pixels
+): # Histograms of lightness, saturation and edges, each with sum 1: array (24,)
+    "Compute histograms of lightness, saturation and edges"
     import numpy as np
     x = np.asarray(fit_image(image.convert('RGB'), (size, size)), dtype=np.float32) / 255
     light, color = x.mean(-1), x.max(-1) - x.min(-1)
     edge = np.abs(np.diff(light, axis=0))[:, :-1] + np.abs(np.diff(light, axis=1))[:-1]
-    spread = lambda o, top: np.histogram(o, bins=8, range=(0, top))[0] / o.size
+    def spread(o, top): return np.histogram(o, bins=8, range=(0, top))[0] / o.size
     return np.concatenate([spread(light, 1.001), spread(color, 1.001), spread(np.sqrt(edge.clip(0, 1)), 1.001)])
 
 # %% ../nbs/09_evaluate.ipynb #f680bf8e
 def look_gap(
-    images:Iterable, # PIL pictures
-    others:Iterable, # The pictures to compare them with
-) -> float: # 0 (the same look) to 1 (nothing in common)
-    "How far the look of `images` is from that of `others`"
+    images:Iterable, # PIL images
+    others:Iterable, # PIL images to compare with
+) -> float: # Distance from 0 (same look) to 1 (nothing in common)
+    "Measure the distance between the looks of two sets of images"
     import numpy as np
     sides = [[look(o) for o in side] for side in (images, others)]
-    if not all(sides): raise Problem('there are no pictures on one side; give at least one on each')
+    if not all(sides): raise Problem('both sets must have images; give at least one on each side')
     first, second = (np.mean(o, axis=0) for o in sides)
     return float(np.abs(first-second).sum() / 6)

@@ -17,31 +17,16 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.autograd.function import once_differentiable
 
 # %% ../nbs/06_fast.ipynb #c1b5b9ce
-def _layer(
-    x:torch.Tensor, # `(..., in)`, or `(n, in, h, w)` for a convolution
-    weight:torch.Tensor, # `(out, in)`
-    bias:torch.Tensor|None, # `(out,)`
-    conv:bool, # Are the channels the second dimension?
-) -> torch.Tensor: # As `x`, with `out` channels
+def _layer(x:torch.Tensor, weight:torch.Tensor, bias:torch.Tensor|None, conv:bool) -> torch.Tensor:
     "A linear layer, or a 1x1 convolution"
     return F.conv2d(x, weight[..., None, None], bias) if conv else F.linear(x, weight, bias)
 
-def _outer(
-    a:torch.Tensor, # `(..., i)`, or `(n, i, h, w)`
-    b:torch.Tensor, # `(..., j)`, or `(n, j, h, w)`
-    conv:bool, # Are the channels the second dimension?
-) -> torch.Tensor: # `(i, j)`
-    "The products of all pairs of channels, summed over all places"
+def _outer(a:torch.Tensor, b:torch.Tensor, conv:bool) -> torch.Tensor:
+    "Outer products of the channels, summed over all positions"
     if conv: return torch.einsum('nihw,njhw->ij', a, b)
     return a.reshape(-1, a.shape[-1]).T @ b.reshape(-1, b.shape[-1])
 
-def _add_layer(
-    y:torch.Tensor, # What is added to, in place
-    x:torch.Tensor, # The input
-    weight:torch.Tensor, # `(out, in)`
-    scale:float, # How much it counts
-    conv:bool, # Are the channels the second dimension?
-) -> torch.Tensor: # `y`
+def _add_layer(y:torch.Tensor, x:torch.Tensor, weight:torch.Tensor, scale:float, conv:bool) -> torch.Tensor:
     "Add a layer's output to `y`"
     if conv: return y.add_(_layer(x, weight, None, True), alpha=scale)
     y.view(-1, y.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.T, alpha=scale)
@@ -49,7 +34,7 @@ def _add_layer(
 
 # %% ../nbs/06_fast.ipynb #92ef5604
 class LoraProduct(torch.autograd.Function):
-    "A frozen layer and its LoRA in one: `x (weight + scale B A)^T + bias`"
+    "Fused product of a frozen layer and its LoRA: `x (weight + scale B A)^T + bias`"
     @staticmethod
     def forward(ctx, x, weight, bias, A, B, scale):
         conv, w, a, b = weight.dim() == 4, weight.flatten(1), A.flatten(1).to(x.dtype), B.flatten(1).to(x.dtype)
@@ -70,7 +55,7 @@ class LoraProduct(torch.autograd.Function):
         x, weight, A, B, a, b, h = ctx.saved_tensors
         conv, scale, w = ctx.conv, ctx.scale, weight.flatten(1)
         need_x, *_, need_A, need_B = ctx.needs_input_grad[:5]
-        if not conv: dy = dy.contiguous()                        # attention hands it back with the heads apart
+        if not conv: dy = dy.contiguous()                        # the gradient of attention has transposed heads
         if ctx.merged and need_x: w = torch.addmm(w, B.flatten(1), A.flatten(1), alpha=scale)
         dx, dA, dB = _layer(dy, w.to(x.dtype).T, None, conv) if need_x else None, None, None
         if ctx.merged and x.dtype == torch.float32 and w.numel() <= 2*len(a)*sum(w.shape):
@@ -86,10 +71,8 @@ class LoraProduct(torch.autograd.Function):
         return dx, None, None, dA, dB, None
 
 # %% ../nbs/06_fast.ipynb #385db6ae
-def _plain_adapter(
-    layer, # PEFT's layer
-) -> str|None: # The name of its adapter, when there is one active and it is a plain LoRA
-    "Find the one adapter that acts, if the fast path can compute it"
+def _plain_adapter(layer) -> str|None:
+    "Name of the only active adapter, if the fast path can compute it"
     if layer.disable_adapters or layer.merged: return None
     active = [o for o in layer.active_adapters if o in layer.lora_A]
     if len(active) != 1 or active[0] in layer.lora_variant or layer.lora_bias[active[0]]: return None
@@ -97,12 +80,8 @@ def _plain_adapter(
     if (not isinstance(dropout, torch.nn.Identity) and layer.training) or isinstance(scale, torch.Tensor): return None
     return active[0]
 
-def _fast_forward(
-    layer, # PEFT's layer
-    x:torch.Tensor, # Its input
-    *args, **kwargs, # What else it may be called with
-) -> torch.Tensor: # Its output
-    "Compute `layer` in one go where that can be done, else PEFT's way"
+def _fast_forward(layer, x:torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    "Compute `layer` with `LoraProduct` if possible, else with PEFT"
     base = layer.base_layer
     if layer.sum is not None and not (args or kwargs): return _layer(x, layer.sum, base.bias, layer.sum_is_conv)
     name, device = _plain_adapter(layer), x.device.type
@@ -124,29 +103,29 @@ class FastConv2d(LoraConv2d):
     forward, sum, sum_is_conv = _fast_forward, None, True
 
 # %% ../nbs/06_fast.ipynb #5d1045c9
-SMALL = 4_000_000 # Weights in the adapted layers of a model for which sums are made together
+SMALL = 4_000_000 # Maximum number of weights in the adapted layers for batched sums
 
-def _computes_again(
-    model, # A unet or a text encoder
-) -> bool: # Is gradient checkpointing on?
-    "Ask transformers' models and diffusers', which call it differently"
+def _computes_again(model) -> bool:
+    "Does the model use gradient checkpointing? transformers and diffusers name it differently"
     names = 'is_activation_checkpointing', 'is_gradient_checkpointing'
     return getattr(model, next((o for o in names if hasattr(type(model), o)), ''), False)
 
 class Sums:
-    "Before a model runs, the sums of weight and change of its layers; forgotten when it has run"
+    "Hooks that compute `weight + scale B A` of all layers before a model runs, and discard the sums afterwards"
     def __init__(
         self,
-        layers:Sequence[FastLinear|FastConv2d], # Of one model
+        layers:Sequence[FastLinear|FastConv2d], # Layers of one model
     ): self.layers = layers
 
-    def __call__(self, model, args): # As PyTorch calls it before the model
-        "Make the sums that can be made"
+    def __call__(self, model, args): # Forward pre-hook of PyTorch
+        "Compute the sums of all plain layers, grouped by shape"
         if _computes_again(model): return
         groups = {}
         for layer in self.layers:
-            name, weight, device = _plain_adapter(layer), layer.base_layer.weight, layer.base_layer.weight.device.type
-            if name is None or device == 'meta' or weight.dtype != torch.float32 or torch.is_autocast_enabled(device): continue
+            name, weight = _plain_adapter(layer), layer.base_layer.weight
+            device = weight.device.type
+            if name is None or device == 'meta' or weight.dtype != torch.float32: continue
+            if torch.is_autocast_enabled(device): continue
             A, B, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
             groups.setdefault((tuple(weight.flatten(1).shape), len(A), scale, device), []).append((layer, weight, A, B))
         for (*_, scale, _), group in groups.items():
@@ -155,27 +134,26 @@ class Sums:
             sums = torch._foreach_add([o.flatten(1) for o in weights], changes.unbind())
             for layer, o in zip(layers, sums): layer.sum = o
 
-    def forget(self, model, args, output): # As PyTorch calls it after the model
-        "Leave nothing that could be out of date"
+    def forget(self, model, args, output): # Forward hook of PyTorch
+        "Discard the sums, which the next optimizer step makes stale"
         for layer in self.layers: layer.sum = None
 
 # %% ../nbs/06_fast.ipynb #34cf5237
-def _qualifies(
-    layer, # PEFT's layer
-) -> bool: # Can `LoraProduct` compute it?
-    "Tell whether it is a linear layer or a 1x1 convolution, frozen and not quantised, with a LoRA without dropout and DoRA"
+def _qualifies(layer) -> bool:
+    "Is it a frozen, unquantized linear layer or 1x1 convolution with a LoRA without dropout and DoRA?"
     base = layer.base_layer
-    if type(base) not in (torch.nn.Linear, torch.nn.Conv2d) or type(base.weight.data) is not torch.Tensor: return False
+    if type(base) not in (torch.nn.Linear, torch.nn.Conv2d): return False
+    if type(base.weight.data) is not torch.Tensor: return False
     if not base.weight.is_floating_point() or any(p.requires_grad for p in base.parameters(recurse=False)): return False
     shape = (base.kernel_size, base.stride, base.padding, base.groups) if type(base) is torch.nn.Conv2d else None
     if shape not in (None, ((1, 1), (1, 1), (0, 0), 1)): return False
     return not layer.lora_variant and all(isinstance(o, torch.nn.Identity) for o in layer.lora_dropout.values())
 
 def speed_up(
-    model, # A model with an adapter, of whatever kind
-    together:bool=True, # Make the sums of a small model together?
-) -> int: # Layers that take the fast path
-    "Compute the plain LoRA layers of `model` in one go each; once is enough, twice does no harm"
+    model, # Model with an adapter of any kind
+    together:bool=True, # Batch the weight sums of a small model?
+) -> int: # Number of layers on the fast path
+    "Use the fast path for the plain LoRA layers of `model`; idempotent"
     fast = {LoraLinear: FastLinear, LoraConv2d: FastConv2d}
     slow_down(model)
     chosen = [o for o in model.modules() if type(o) in fast and _qualifies(o)]
@@ -187,26 +165,26 @@ def speed_up(
     return len(chosen)
 
 def is_fast(
-    model, # A model with an adapter, or none
-) -> bool: # Does it need no `autocast` in half precision?
-    "Do all adapted layers take the fast path, and so their precision from the input?"
+    model, # Model, with or without an adapter
+) -> bool: # Then it needs no `autocast` in half precision
+    "Do all adapted layers use the fast path, and so compute in the precision of their input?"
     return all(type(o) in (FastLinear, FastConv2d) for o in model.modules() if isinstance(o, BaseTunerLayer))
 
 def slow_down(
-    model, # A model that `speed_up` has seen, or not
+    model, # Model, with or without the fast path
 ) -> None:
-    "Take back what `speed_up` did"
+    "Revert `speed_up`"
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
         for key in [k for k, o in hooks.items() if isinstance(getattr(o, '__self__', o), Sums)]: del hooks[key]
     for layer in model.modules():
         if type(layer) in (FastLinear, FastConv2d): layer.__class__, layer.sum = type(layer).__base__, None
 
 # %% ../nbs/06_fast.ipynb #bf806d47
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3 # mallopt's numbers
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3 # Parameter numbers of mallopt
 
 @contextmanager
-def keep_freed_memory() -> Iterator[None]: # Within the block
-    "Let the C library keep the memory that is freed; afterwards what is left of it goes back to the system"
+def keep_freed_memory() -> Iterator[None]: # Context manager
+    "Make the C library keep freed memory within the block, and return it to the system afterwards"
     try:
         mallopt, trim = ctypes.CDLL(None).mallopt, ctypes.CDLL(None).malloc_trim
         def set_both(trim_threshold, mmap_threshold):
@@ -215,8 +193,8 @@ def keep_freed_memory() -> Iterator[None]: # Within the block
     except (AttributeError, TypeError, OSError):
         yield
         return
-    set_both(2**31 - 1, 2**25)                               # 32 MB: larger blocks go back at once
+    set_both(2**31 - 1, 2**25)                               # larger blocks than 32 MB are returned at once
     try: yield
     finally:
-        set_both(2**26, 2**25)                               # the most that the library would have come to by itself
+        set_both(2**26, 2**25)                               # the maximum of the library's dynamic thresholds
         trim(0)

@@ -19,69 +19,79 @@ from PIL import Image
 from .card import Base, find_base
 from .core import Problem, progress
 from .estimate import is_out_of_memory
-from .generate import draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora, save_picture, sheet, switch_lora
+from .generate import (draw_batch, drawing_settings, find_lora, load_pipeline, parameters_text, put_lora,
+                               save_picture, sheet, switch_lora)
 from .lora import read_lora_info, tag_counts
 from .run import Run, run_folder
 
 # %% ../nbs/08_playground.ipynb #345c3f53
 @dataclass(frozen=True)
 class Drawing:
-    "What a picture is drawn from"
-    prompt:str='' # What to draw
-    negative_prompt:str='' # What to keep away from
+    "Settings of one image"
+    prompt:str='' # Prompt
+    negative_prompt:str='' # Negative prompt
     seed:int=0 # Seed of the noise
-    num_inference_steps:int=25 # Steps from noise to picture
-    guidance_scale:float=5. # How closely to keep to the prompt; 1 is without guidance
-    resolution:int|None=None # Edge in pixels, or None: what the base was trained at
-    lora:str='' # A name in `Playground.loras`; '' is the base alone
-    lora_scale:float=1. # How strongly the LoRA acts: 0 not at all, 1 as trained
+    num_inference_steps:int=25 # Denoising steps
+    guidance_scale:float=5. # Classifier-free guidance scale; 1 disables guidance
+    resolution:int|None=None # Edge of the image, in pixels; None takes the training resolution of the base
+    lora:str='' # Name in `Playground.loras`; '' is the base alone
+    lora_scale:float=1. # Scale of the LoRA: 0 disables it, 1 is as trained
 
     @property
     def bare(self) -> 'Drawing':
-        "The same from the base alone"
+        "The same settings for the base alone"
         return replace(self, lora='', lora_scale=1.)
 
 # %% ../nbs/08_playground.ipynb #6cfa159d
 class Playground:
-    "A base model and the LoRAs of a run, ready to draw"
+    "Base model and the LoRAs of a run, for generating images"
     def __init__(
         self,
-        run:Run|str|Path, # A run, its folder, or a LoRA file
-        base:str|Path|None=None, # The base model; None takes the run's, or for a file `starter`
-        out:str|Path|None=None, # Where pictures are saved; None is `pictures` in the run's folder, or here
-        device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
-        dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
+        run:Run|str|Path, # Run, its folder, or a LoRA file
+        base:str|Path|None=None, # Base model; None takes that of the run, or `starter` for a file
+        out:str|Path|None=None, # Output folder; None takes `pictures` in the folder of the run, or in the current one
+        device:str|None=None, # `cpu`, `cuda` or `mps`; None picks the best available
+        dtype:str|None=None, # `float32`, `float16` or `bfloat16`; None chooses for the device
     ):
         if not isinstance(run, Run) and (run_folder(run)/'config.json').exists(): run = Run(run)
         self.run, self.file = (run, None) if isinstance(run, Run) else (None, find_lora(run))
-        own = find_base(self.run.config) if self.run else Base('starter', None)      # a path leads elsewhere in another folder
+        own = find_base(self.run.config) if self.run else Base('starter', None)  # `path` is absolute, `name` may not be
         self.base = base or own.path or own.name
         self.out = Path(out) if out else self.run.folder/'pictures' if self.run else Path('pictures')
-        self.device, self.dtype, self.made, self.on, self._pipeline = device, dtype, {}, None, None
+        self.device, self.dtype = device, dtype
+        self.made, self.on, self._pipeline = {}, None, None
         if not self.loras:
-            raise Problem(f"'{self.run.folder}' has no LoRA yet; the first comes with the first checkpoint, after {self.run.config['save_every_steps']} steps")
+            raise Problem(f"'{self.run.folder}' has no LoRA yet; the first checkpoint is saved after "
+                          f"{self.run.config['save_every_steps']} steps")
 
     @property
-    def loras(self) -> dict[str,Path|str]: # By name, oldest first
-        "The LoRAs that there are by now"
+    def loras(self) -> dict[str,Path|str]: # Files by name, oldest first
+        "The LoRAs available now"
         if self.file: return {Path(self.file).stem: self.file}
         ends = dict(best=self.run.best_lora, last=self.run.lora)
         return {f'step {k}': v for k, v in self.run.loras.items()} | {k: v for k, v in ends.items() if v.exists()}
 
     @property
-    def is_open(self) -> bool: return self._pipeline is not None
+    def is_open(self) -> bool:
+        "Is the base loaded?"
+        return self._pipeline is not None
+
     @property
     def pipeline(self) -> DiffusionPipeline:
-        "The base, opened once"
-        if not self.is_open: self._pipeline = load_pipeline(self.base, list(self.loras.values())[-1], 1., self.device, self.dtype)
+        "Pipeline of the base, loaded when it is first used"
+        if not self.is_open:
+            newest = list(self.loras.values())[-1]
+            self._pipeline = load_pipeline(self.base, newest, 1., self.device, self.dtype)
         return self._pipeline
 
-    def __repr__(self): return f"Playground({str(self.run.folder if self.run else self.file)!r}: {', '.join(self.loras)}; on {str(self.base)!r})"
+    def __repr__(self):
+        where = self.run.folder if self.run else self.file
+        return f"Playground({str(where)!r}: {', '.join(self.loras)}; on {str(self.base)!r})"
 
 # %% ../nbs/08_playground.ipynb #e9768180
 @patch
-def prompts(self:Playground) -> list[str]: # The most frequent first, 50 at the most
-    "What the LoRA was trained with"
+def prompts(self:Playground) -> list[str]: # Prompts, most frequent first, at most 50
+    "List the training prompts of the newest LoRA"
     newest = list(self.loras.values())[-1]
     counts = tag_counts(read_lora_info(newest)) if isinstance(newest, Path) else {}
     asked = self.run.config.get('sample_prompt') if self.run else None
@@ -90,67 +100,73 @@ def prompts(self:Playground) -> list[str]: # The most frequent first, 50 at the 
 @patch
 def first(
     self:Playground,
-    **settings, # Of a `Drawing`
-) -> Drawing: # With the newest LoRA
-    "What to begin with"
+    **settings, # Fields of `Drawing` to override
+) -> Drawing: # Settings with the newest LoRA
+    "Choose initial settings"
     resolution = self.run.config.get('resolution') if self.run else None
     found = dict(prompt=(self.prompts() or [''])[0], resolution=resolution, lora=list(self.loras)[-1])
     return Drawing(**(found | settings))
 
 # %% ../nbs/08_playground.ipynb #08ef4563
-KEPT = 64 # Pictures that are remembered
+KEPT = 64 # Number of cached images
 
 @patch
 def draw(
     self:Playground,
-    drawings:Sequence[Drawing], # What is asked for
-    bar=None, # A progress bar with `reset(total)` and `update(steps)`; what it raises breaks off
-    batch_size:int=4, # Pictures drawn at once
-) -> list[Image.Image]: # One for each, with how it was made in `info['parameters']`
-    "Draw what was not drawn before, with one LoRA after another"
+    drawings:Sequence[Drawing], # Settings of the images
+    bar=None, # Progress bar with `reset(total)` and `update(steps)`, which may raise to cancel
+    batch_size:int=4, # Images per batch
+) -> list[Image.Image]: # Images, with their settings in `info['parameters']`
+    "Generate images, unless they are cached, one LoRA after another"
     drawings, groups = [o if o.lora and o.lora_scale else o.bare for o in drawings], {}
     keys = [(o, self._file_of(o)) for o in drawings]
     found = {o: self.made[o] for o in keys if o in self.made}
     for o in dict.fromkeys(keys):
         if o not in found: groups.setdefault(replace(o[0], prompt='', seed=0), []).append(o)
-    with progress(None, 'drawing') if bar is None else nullcontext(bar) as bar:
+    names = 'num_inference_steps', 'guidance_scale', 'negative_prompt', 'resolution'
+    with progress(None, 'generating') if bar is None else nullcontext(bar) as bar:
         bar.reset(total=sum(o.num_inference_steps * len(same) for o, same in groups.items()))
         for wanted, same in sorted(groups.items(), key=lambda o: o[0].lora):         # the base first
-            settings = drawing_settings(self.pipeline, **{o: getattr(wanted, o) for o in ('num_inference_steps', 'guidance_scale', 'negative_prompt', 'resolution')})
+            settings = drawing_settings(self.pipeline, **{o: getattr(wanted, o) for o in names})
             self._put_on(wanted)
             for i in range(0, len(same), batch_size):
                 some = same[i:i+batch_size]
-                for o, image in zip(some, self._draw_jobs([(d.prompt, d.seed) for d, _ in some], bar, settings)):
+                images = self._draw_jobs([(d.prompt, d.seed) for d, _ in some], bar, settings)
+                for o, image in zip(some, images):
                     image.info['parameters'] = parameters_text(self.pipeline, image, o[0].prompt, o[0].seed, settings)
                     self.made[o] = found[o] = image
                     if len(self.made) > KEPT: del self.made[next(iter(self.made))]
     return [found[o] for o in keys]
 
+# %% ../nbs/08_playground.ipynb #24b570ef
 @patch
 def _file_of(self:Playground, drawing:Drawing) -> Any:
-    "Which file a drawing's LoRA is now, for one that is trained on changes"
+    "Identify the current file of a LoRA, which changes while it is trained"
     if not drawing.lora: return None
-    if drawing.lora not in self.loras: raise Problem(f"there is no LoRA '{drawing.lora}' here; there are {', '.join(self.loras)}")
+    if drawing.lora not in self.loras:
+        raise Problem(f"LoRA '{drawing.lora}' not found; choose one of {', '.join(self.loras)}")
     file = self.loras[drawing.lora]
     return (str(file), file.stat().st_mtime_ns) if isinstance(file, Path) else file
 
 @patch
 def _put_on(self:Playground, drawing:Drawing) -> None:
-    "Give the base the LoRA of a drawing, or take it off"
+    "Load the LoRA of a drawing, or disable it"
     wanted = (self._file_of(drawing), drawing.lora_scale) if drawing.lora else None
     if wanted and wanted != self.on:
-        self.on = None                                       # where it fails, there is none on
+        self.on = None                                       # none is loaded if this fails
         put_lora(self.pipeline, self.loras[drawing.lora], drawing.lora_scale)
     self.on = wanted or self.on
     switch_lora(self.pipeline, bool(wanted))
 
 @patch
 def _draw_jobs(self:Playground, jobs:list, bar, settings:dict) -> list[Image.Image]:
-    "Draw prompts with their seeds, fewer at a time when memory runs out"
+    "Generate a batch, in smaller batches when memory runs out"
     try: return draw_batch(self.pipeline, jobs, bar, **settings)
     except Exception as e:
         if not is_out_of_memory(e): raise
-        if len(jobs) == 1: raise Problem(f"memory ran out with one picture of {settings['width']} pixels; take a smaller resolution") from e
+        if len(jobs) == 1:
+            width = settings['width']
+            raise Problem(f'memory ran out with one image of {width} pixels; use a smaller resolution') from e
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     half = len(jobs)//2
     return [image for some in (jobs[:half], jobs[half:]) for image in self._draw_jobs(some, bar, settings)]
@@ -159,10 +175,10 @@ def _draw_jobs(self:Playground, jobs:list, bar, settings:dict) -> list[Image.Ima
 @patch
 def pair(
     self:Playground,
-    drawing:Drawing, # What is asked for
-    bar=None, # As in `draw`
-) -> list[Image.Image]: # Without the LoRA, and with it
-    "Draw the same noise without and with the LoRA"
+    drawing:Drawing, # Settings of the image
+    bar=None, # Progress bar, as in `draw`
+) -> list[Image.Image]: # Image without the LoRA, and image with it
+    "Generate an image without and with the LoRA, from the same noise"
     return self.draw([drawing.bare, drawing], bar)
 
 # %% ../nbs/08_playground.ipynb #d4e09cf1
@@ -174,37 +190,40 @@ _TITLES = dict(scale='Lora strength', checkpoint='Checkpoint name', seed='Seed',
 def axis_values(
     self:Playground,
     axis:str, # `scale`, `checkpoint`, `seed`, `guidance` or `steps`
-    drawing:Drawing, # What the grid is of
-    values:str|Sequence|None=None, # Values, or text with commas between; None takes what is worth seeing. `base` is a checkpoint, too
+    drawing:Drawing, # Settings that all images share
+    values:str|Sequence|None=None, # Values or comma-separated text, with `base` as a checkpoint; None chooses
 ) -> list: # Values of that setting
-    "The values along a side of a grid"
-    if axis not in AXES: raise Problem(f"a grid cannot go over '{axis}'; say {', '.join(AXES)}")
+    "Choose or read the values along an axis of a grid"
+    if axis not in AXES: raise Problem(f"axis must be one of {', '.join(AXES)}, got '{axis}'")
     if isinstance(values, str): values = [o.strip() for o in values.split(',') if o.strip()]
     if not values:
         if axis == 'seed': return [drawing.seed + o for o in range(4)]
         names = list(self.loras)
-        return list(USUAL[axis]) if axis in USUAL else names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)]
+        if axis in USUAL: return list(USUAL[axis])
+        return names if len(names) < 6 else [names[o * (len(names) - 1) // 4] for o in range(5)]
     kind = {'scale': float, 'guidance': float, 'checkpoint': str}.get(axis, int)
     try: return [kind(o) for o in values]
     except ValueError as e:
         usual = ', '.join(map(str, USUAL.get(axis, (1, 2, 3))))
-        raise Problem(f"the values of {axis} are numbers with commas between them, e.g. {usual} ({e})") from None
+        raise Problem(f"the values of {axis} must be numbers separated by commas, e.g. {usual} ({e})") from None
 
+# %% ../nbs/08_playground.ipynb #15981225
 @patch
 def grid(
     self:Playground,
-    drawing:Drawing, # What all of its pictures share
-    x:str='scale', # From left to right: see `axis_values`
-    y:str|None='checkpoint', # From top to bottom, or None for one row
-    x_values:str|Sequence|None=None, # As in `axis_values`
-    y_values:str|Sequence|None=None, # As in `axis_values`
-    bar=None, # As in `draw`
-) -> Image.Image: # One picture, with how it was made in `info['parameters']`
-    "Draw a picture for each pair of values"
-    if x == y: raise Problem(f'both sides of the grid are {x}; choose another for one of them')
+    drawing:Drawing, # Settings that all images share
+    x:str='scale', # Horizontal axis: see `axis_values`
+    y:str|None='checkpoint', # Vertical axis; None gives a single row
+    x_values:str|Sequence|None=None, # Values of `x`, as in `axis_values`
+    y_values:str|Sequence|None=None, # Values of `y`, as in `axis_values`
+    bar=None, # Progress bar, as in `draw`
+) -> Image.Image: # Grid as one image, with its settings in `info['parameters']`
+    "Generate an image for each pair of values"
+    if x == y: raise Problem(f'the axes of the grid must be different, got {x} twice; choose another for one of them')
     sides = {o: self.axis_values(o, drawing, values) for o, values in ((x, x_values), (y, y_values)) if o}
     xs, ys = sides[x], sides.get(y, [None])
-    if len(xs)*len(ys) > 100: raise Problem(f'a grid of {len(xs)} x {len(ys)} is more than 100 pictures; give fewer values')
+    if len(xs)*len(ys) > 100:
+        raise Problem(f'a grid must have at most 100 images, got {len(xs)} x {len(ys)}; give fewer values')
     made = self.draw([_set(drawing, {x: a} | ({y: b} if y else {})) for b in ys for a in xs], bar)
     rows = {_label(y, b) if y else '': made[n*len(xs):(n + 1)*len(xs)] for n, b in enumerate(ys)}
     found = sheet(rows, [_label(x, o) for o in xs], size=max(96, *(o.width for o in made)), cols=len(xs))
@@ -212,24 +231,26 @@ def grid(
     found.info['parameters'] = f"{made[-1].info['parameters']}, Script: X/Y/Z plot, {', '.join(text)}"
     return found
 
-def _set(drawing:Drawing, values:dict) -> Drawing: # By axis
-    "A drawing with other values"
+def _set(drawing:Drawing, values:dict) -> Drawing:
+    "Replace settings by axis"
     return replace(drawing, **{AXES[k]: '' if v == 'base' else v for k, v in values.items()})
 
 def in_text(
-    values:Sequence, # Of one side, from `axis_values`
-) -> str: # With commas between them
-    "Values as a person types them, and as `axis_values` reads them"
+    values:Sequence, # Values of one axis, from `axis_values`
+) -> str: # Comma-separated text
+    "Format values as text that `axis_values` reads"
     return ', '.join(f'{o:g}' if isinstance(o, float) else str(o) for o in values)
 
-def _label(axis:str, value) -> str: return in_text([value]) if axis == 'checkpoint' else f'{axis} {in_text([value])}'
+def _label(axis:str, value) -> str:
+    "Label of a row or column"
+    return in_text([value]) if axis == 'checkpoint' else f'{axis} {in_text([value])}'
 
 # %% ../nbs/08_playground.ipynb #28f1284f
 @patch
 def save(
     self:Playground,
-    image:Image.Image, # From `draw`, `pair` or `grid`
-    drawing:Drawing, # What it was drawn from
-) -> Path: # A PNG file in `out`
-    "Keep a picture, with how it was made"
+    image:Image.Image, # Image from `draw`, `pair` or `grid`
+    drawing:Drawing, # Settings of the image
+) -> Path: # Path of a PNG file in `out`
+    "Save an image with its settings"
     return save_picture(image, self.out, drawing.prompt, drawing.seed, image.info['parameters'])

@@ -22,41 +22,47 @@ from .playground import AXES, Drawing, Playground, in_text
 from .run import Run
 
 # %% ../nbs/08_playground_widget.ipynb #ad645bad
-class _Overtaken(Exception): pass # Something else is wanted by now
+class _Overtaken(Exception): "A newer request replaced this one"
 
-class _Steps: # A progress bar, as `Playground.draw` takes it
-    "Tell the page how far a drawing is, and break off when it is no longer wanted"
-    def __init__(self, widget, turn): self.widget, self.turn, self.done, self.total, self.told = widget, turn, 0, 0, 0.
-    def reset(self, total): self.total = total; self.update(0)
+class _Steps:
+    "Progress bar for `Playground.draw` that reports to the page, and cancels outdated requests"
+    def __init__(self, widget, turn):
+        self.widget, self.turn = widget, turn
+        self.done, self.total, self.told = 0, 0, 0.
+    def reset(self, total):
+        self.total = total
+        self.update(0)
     def update(self, steps):
         if self.turn != self.widget.turn: raise _Overtaken
         self.done += steps
-        if time.time() < self.told + .1: return                                  # a GPU takes many steps a second
+        if time.time() < self.told + .1: return                                  # a GPU takes many steps per second
         self.told = time.time()
-        self.widget.state = dict(busy=True, done=self.done, total=self.total, message='drawing …' if self.total else '')
+        message = 'generating …' if self.total else ''
+        self.widget.state = dict(busy=True, done=self.done, total=self.total, message=message)
 
 # %% ../nbs/08_playground_widget.ipynb #675406b2
 class PlaygroundWidget(anywidget.AnyWidget):
-    "A playground in a notebook"
+    "Widget for a `Playground` in a notebook"
     _esm, _css = widget_source('playground')
-    choices = traitlets.Dict().tag(sync=True) # LoRAs, prompts, and the sides that a grid can have
-    drawing = traitlets.Dict().tag(sync=True) # What is in the form
-    state = traitlets.Dict().tag(sync=True) # How far it is, and a line for the person
-    pictures = traitlets.List().tag(sync=True) # Without and with the LoRA: a label and a `data:` address for each
-    grid = traitlets.Unicode().tag(sync=True) # A `data:` address
+    choices = traitlets.Dict().tag(sync=True) # LoRAs, prompts, and axes of a grid
+    drawing = traitlets.Dict().tag(sync=True) # Contents of the form
+    state = traitlets.Dict().tag(sync=True) # Progress, and a message to the user
+    pictures = traitlets.List().tag(sync=True) # Images without and with the LoRA: label and `data:` address
+    grid = traitlets.Unicode().tag(sync=True) # Grid as a `data:` address
 
     def __init__(
         self,
-        playground:Playground, # What draws
-        first:Drawing, # What the form begins with
+        playground:Playground, # Playground that generates the images
+        first:Drawing, # Initial contents of the form
     ):
-        self.playground, self.turn, self.lock, self.shown = playground, 0, threading.Lock(), {}
+        self.playground, self.shown = playground, {}
+        self.turn, self.lock = 0, threading.Lock()
         super().__init__(drawing=asdict(first), choices=self.look_around(first),
                          state=dict(busy=False, done=0, total=0, message='press draw, or Ctrl Enter'))
         self.on_msg(lambda widget, content, buffers: self.answer(content))
 
     def look_around(self, drawing:Drawing) -> dict[str,Any]:
-        "What there is to choose from by now"
+        "List the current choices of the form"
         axes = {o: in_text(self.playground.axis_values(o, drawing)) for o in AXES}
         return dict(loras=list(self.playground.loras), prompts=self.playground.prompts(), axes=axes)
 
@@ -65,26 +71,29 @@ _KINDS = dict(seed=int, num_inference_steps=int, guidance_scale=float, lora_scal
 _WORDS = dict(num_inference_steps='steps', guidance_scale='guidance', lora_scale='the LoRA scale', resolution='pixels')
 
 def read_drawing(
-    content:dict, # What is in the form: text by the name of the field
-) -> Drawing: # What is asked for
-    "Make a `Drawing` of what was typed"
+    content:dict, # Contents of the form: text by the name of the field
+) -> Drawing: # Settings of the image
+    "Read a `Drawing` from the form"
     found = {}
     for name in asdict(Drawing()):
         text = str(content.get(name, '') if content.get(name) is not None else '').strip()
-        if not text and name in _KINDS: continue                                  # what is left empty is as usual
+        if not text and name in _KINDS: continue                                  # an empty field takes the default
         try: found[name] = _KINDS.get(name, str)(text)
-        except ValueError: raise Problem(f"{_WORDS.get(name, name)} has to be a {'whole ' if _KINDS[name] is int else ''}number, not '{text}'") from None
-    if not -2**63 <= found.get('seed', 0) < 2**64: raise Problem('the seed is too large; take one below 18446744073709551616')
-    if not found.get('num_inference_steps', 1) <= 1000: raise Problem('more than 1000 steps are more than the model knows; 20 to 50 are usual')
+        except ValueError:
+            number = 'a whole number' if _KINDS[name] is int else 'a number'
+            raise Problem(f"{_WORDS.get(name, name)} must be {number}, got '{text}'") from None
+    seed, steps = found.get('seed', 0), found.get('num_inference_steps', 1)
+    if not -2**63 <= seed < 2**64: raise Problem(f'the seed must be below 18446744073709551616, got {seed}')
+    if steps > 1000: raise Problem(f'steps must be at most 1000, got {steps}; 20 to 50 are usual')
     return Drawing(**found)
 
 # %% ../nbs/08_playground_widget.ipynb #8f883b87
 @patch
 def start(
     self:PlaygroundWidget,
-    work:Callable, # Gets a progress bar, and returns a line for the person
-) -> threading.Thread: # It works
-    "Do this now, in place of what is being done"
+    work:Callable, # Function that takes a progress bar and returns a message to the user
+) -> threading.Thread: # Thread that runs it
+    "Run `work` in a thread, and cancel the previous request"
     self.turn += 1
     bar = _Steps(self, self.turn)
     def run():
@@ -92,7 +101,8 @@ def start(
         message = ''
         with self.lock:
             try:
-                if bar.turn == self.turn and not self.playground.is_open: self.state = dict(self.state, busy=True, message='opening the base model …')
+                if bar.turn == self.turn and not self.playground.is_open:
+                    self.state = dict(self.state, busy=True, message='loading the base model …')
                 bar.update(0)
                 message = work(bar)
             except _Overtaken: message = 'stopped'
@@ -102,28 +112,29 @@ def start(
     thread.start()
     return thread
 
+# %% ../nbs/08_playground_widget.ipynb #835a0b3e
 @patch
 def draw(
     self:PlaygroundWidget,
-    drawing:Drawing, # What is asked for
-    bar=None, # A progress bar
-) -> str: # A line for the person
-    "Draw without and with the LoRA, and show it"
+    drawing:Drawing, # Settings of the image
+    bar=None, # Progress bar
+) -> str: # Message to the user
+    "Generate an image without and with the LoRA, and show both"
     images, labels = self.playground.pair(drawing, bar), ('the base', f'{drawing.lora}, scale {drawing.lora_scale:g}')
     self.shown['pair'] = list(zip(images, (drawing.bare, drawing)))
-    self.drawing, self.choices = asdict(drawing), self.look_around(drawing)      # for a page that is loaded again
+    self.drawing, self.choices = asdict(drawing), self.look_around(drawing)      # for a reloaded page
     self.pictures = [dict(label=label, uri=data_uri(o, 1024, quality=95)) for label, o in zip(labels, images)]
     rest = unread(self.playground.pipeline, drawing.prompt)
-    return f"the prompt is too long for this model; '{rest}' is not read" if rest else ''
+    return f"the prompt is too long for this model; '{rest}' is truncated" if rest else ''
 
 @patch
 def draw_grid(
     self:PlaygroundWidget,
-    drawing:Drawing, # What all pictures share
-    bar=None, # A progress bar
-    **sides, # Of `Playground.grid`
-) -> str: # A line for the person
-    "Draw a grid, and show it"
+    drawing:Drawing, # Settings that all images share
+    bar=None, # Progress bar
+    **sides, # Axes and values, as in `Playground.grid`
+) -> str: # Message to the user
+    "Generate a grid, and show it"
     image = self.playground.grid(drawing, bar=bar, **sides)
     self.shown['grid'] = [(image, drawing)]
     self.drawing, self.grid = asdict(drawing), data_uri(image, 2048, quality=92)
@@ -133,8 +144,8 @@ def draw_grid(
 def save(
     self:PlaygroundWidget,
     what:str, # `pair` or `grid`
-) -> str: # A line for the person
-    "Keep what is shown"
+) -> str: # Message to the user
+    "Save the shown images as files"
     if what not in self.shown: return 'there is nothing to save yet'
     return 'saved: ' + ', '.join(str(self.playground.save(*o)) for o in self.shown[what])
 
@@ -142,13 +153,14 @@ def save(
 @patch
 def answer(
     self:PlaygroundWidget,
-    content:dict, # What the page asks: `do`, and what belongs to it
-) -> threading.Thread|None: # What is at work
-    "Do what a person asked for"
+    content:dict, # Request from the page: `do`, and its parameters
+) -> threading.Thread|None: # Thread that generates images, if any
+    "Handle a request from the page"
     do, sides = content.get('do'), {o: content.get(o) for o in ('x', 'y', 'x_values', 'y_values')}
     if do == 'stop': self.turn += 1
     elif do == 'draw': return self.start(lambda bar: self.draw(read_drawing(content['drawing']), bar))
-    elif do == 'grid': return self.start(lambda bar: self.draw_grid(read_drawing(content['drawing']), bar, **sides))
+    elif do == 'grid':
+        return self.start(lambda bar: self.draw_grid(read_drawing(content['drawing']), bar, **sides))
     elif do == 'save':
         try: message = self.save(content.get('what'))
         except Exception as e: message = one_line(e)
@@ -157,15 +169,16 @@ def answer(
 
 @delegates(Playground)
 def playground(
-    run:Run|str|Path='run', # A run, its folder, or a LoRA file
-    prompt:str|None=None, # What to draw first; None takes a prompt that the LoRA was trained with
-    seed:int=0, # Seed of the first noise
-    num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5., # How closely to keep to the prompt; 1 is without guidance
-    lora_scale:float=1., # How strongly the LoRA acts: 0 not at all, 1 as trained
+    run:Run|str|Path='run', # Run, its folder, or a LoRA file
+    prompt:str|None=None, # Initial prompt; None takes a training prompt
+    seed:int=0, # Initial seed
+    num_inference_steps:int=25, # Denoising steps
+    guidance_scale:float=5., # Classifier-free guidance scale; 1 disables guidance
+    lora_scale:float=1., # Scale of the LoRA: 0 disables it, 1 is as trained
     **kwargs
-) -> PlaygroundWidget: # Shows itself in a notebook
-    "Play with what a run has trained"
+) -> PlaygroundWidget: # Widget, displayed in a notebook
+    "Try the LoRAs of a run in a notebook"
     own = Playground(run, **kwargs)
-    settings = dict(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, lora_scale=lora_scale)
+    settings = dict(seed=seed, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+                    lora_scale=lora_scale)
     return PlaygroundWidget(own, own.first(**settings | ({} if prompt is None else dict(prompt=prompt))))

@@ -18,8 +18,8 @@ from .latents import Cache
 
 # %% ../nbs/07_replay.ipynb #5d1f6a07
 @contextmanager
-def _uncollected() -> Iterator[None]: # Within the block
-    "Collect the garbage now, and not in the middle of a recording"
+def _uncollected() -> Iterator[None]:
+    "Collect garbage now, and not within the block, where a CUDA graph is captured"
     on = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -27,21 +27,20 @@ def _uncollected() -> Iterator[None]: # Within the block
     finally:
         if on: gc.enable()
 
-def _leave(
-    stream, # Where work was done before
-) -> None:
-    "Close a recording that failed: go back to the stream, and let random numbers be drawn again"
+def _leave(stream) -> None:
+    "Close a failed capture: restore the stream and the random number generators"
     torch.cuda.set_stream(stream)
     for o in torch.cuda.default_generators: o.graphsafe_set_state(o.clone_state())
 
+# %% ../nbs/07_replay.ipynb #e38622f8
 class Replay:
-    "Work of a GPU, recorded once and played back with other numbers in the same shapes"
+    "CUDA graph of a function, captured once and replayed with new inputs of the same shapes"
     def __init__(
         self,
-        work:Callable, # From tensors to a tensor; nothing in it may wait for the GPU
-        inputs:Sequence[torch.Tensor], # What it is recorded with
-        adds_to:Sequence[torch.Tensor]=(), # What it changes besides, as it adds to gradients
-        other:'Replay|None'=None, # One that is never played at the same time; its memory is used again
+        work:Callable, # Function from tensors to a tensor, which must not synchronize with the GPU
+        inputs:Sequence[torch.Tensor], # Example inputs for the capture
+        adds_to:Sequence[torch.Tensor]=(), # Tensors that it adds to in place, e.g. gradients
+        other:'Replay|None'=None, # Graph that never runs at the same time, whose memory is shared
     ):
         self.inputs, self.graph = [o.clone() for o in inputs], torch.cuda.CUDAGraph()
         self.stream = other.stream if other else torch.cuda.Stream()
@@ -60,9 +59,9 @@ class Replay:
 
     def __call__(
         self,
-        *inputs:torch.Tensor, # In the shapes that were recorded
-    ) -> torch.Tensor: # Overwritten by the next call
-        "Do the work with `inputs`"
+        *inputs:torch.Tensor, # Inputs of the captured shapes
+    ) -> torch.Tensor: # Output, overwritten by the next call
+        "Replay the graph with `inputs`"
         for kept, o in zip(self.inputs, inputs, strict=True): kept.copy_(o)
         self.graph.replay()
         return self.output
@@ -70,10 +69,10 @@ class Replay:
 # %% ../nbs/07_replay.ipynb #5d1f6a0a
 def can_replay(
     config:TrainConfig, # Settings of the run
-    cache:Cache, # Encoded pictures and prompts
-    accelerator:Accelerator, # One device, or many
-) -> bool: # Then its steps are recorded
-    "Is there one GPU, with all that a step needs, and is a step the same work each time?"
+    cache:Cache, # Encoded images and prompts
+    accelerator:Accelerator, # Accelerator of the run
+) -> bool: # Then its steps are captured
+    "Can the steps of a run be captured: one GPU that holds the cache, and the same kernels in every step?"
     alone = accelerator.num_processes == 1 and {accelerator.device.type, cache.weight.device.type} == {'cuda'}
-    other = config.gradient_checkpointing, config.lora_dropout, config.compile, config.quantize, config.train_text_encoder
-    return alone and not any(other)
+    names = 'gradient_checkpointing', 'lora_dropout', 'compile', 'quantize', 'train_text_encoder'
+    return alone and not any(getattr(config, o) for o in names)

@@ -81,14 +81,15 @@ css = _colours + _layout + _details
 
 # %% ../nbs/11_report.ipynb #7f95b996
 def caption_card(
-    dataset:Dataset, # Where the picture is
-    row:dict, # Its row
-    note:str='', # What else to say of it
+    dataset:Dataset, # Dataset of the image
+    row:dict, # Row of the image
+    note:str='', # Note below the caption
 ) -> str: # HTML
-    "One picture with its caption, and how sure the captioner was"
+    "Show an image with its caption and the captioner's confidence"
     try: picture = f'<img src="{data_uri(dataset.image(row), 192)}" alt="{as_html(row["file_name"])}">'
     except Problem: picture = '<p class="soft">cannot be opened</p>'
-    text, auto, status = row.get('text') or 'no caption', row.get('auto_text'), row.get('status') if row.get('status') in STATUSES else 'auto'
+    text, auto = row.get('text') or 'no caption', row.get('auto_text')
+    status = row.get('status') if row.get('status') in STATUSES else 'auto'
     notes = [as_html(o) for o in dict.fromkeys((row['file_name'], note, status)) if o not in ('', 'auto')]
     was = f'<del>{as_html(auto)}</del>' if auto and auto != text else ''
     meter = ''
@@ -103,51 +104,43 @@ def caption_card(
 
 # %% ../nbs/11_report.ipynb #13b43b18
 def _score(row:dict) -> float|None:
-    "The captioner's score; None where the row has none, or a column of that name which holds something else"
+    "Score of the caption; None if it is missing or not a valid score"
     score = row.get('score')
     return score if type(score) in (int, float) and abs(score) < 1e9 else None
 
 def captions_section(
-    dataset:Dataset, # Pictures and captions
-    held_out:list[str]|None=None, # Names of the pictures that were measured by and not trained on
-    most:int=120, # No more pictures than this, trained on and not
+    dataset:Dataset, # Images and captions
+    held_out:list[str]|None=None, # Names of the images held out for validation
+    most:int=120, # Maximum number of images per heading
 ) -> str: # HTML
-    "Pictures and their captions, the least sure first, and then those that the LoRA was not trained on"
+    "Show the captions, least confident first, and then the images that were not trained on"
     rows = sorted(dataset, key=lambda row: _score(row) or 0)
     notes = [_why_not(dataset, row, held_out or []) for row in rows]
     trained, others = ([(row, note) for row, note in zip(rows, notes) if bool(note) == out] for out in (False, True))
-    rest = f' These are the {most} least sure of {len(trained)}.' if len(trained) > most else ''
-    html = ('<h2>What it was trained on</h2><p class="soft">Each picture with the caption it was trained with. '
-            f'The ones the captioner was least sure of come first: if a caption is wrong, it is probably among them.'
-            f'{rest}</p>{_cards(dataset, trained[:most])}')
+    rest = f' Only the {most} least confident of {len(trained)} are shown.' if len(trained) > most else ''
+    html = ('<h2>Training images</h2><p class="soft">Each image with its training caption, the least confident first: '
+            f'if a caption is wrong, it is probably among them.{rest}</p>{_cards(dataset, trained[:most])}')
     if not others: return html
-    rest = f' These are {most} of {len(others)}.' if len(others) > most else ''
-    return html + ('<h2>What it was not trained on</h2><p class="soft">Pictures of the dataset that were held out to measure by, excluded, or could '
-                   f'not be used.{rest}</p>{_cards(dataset, others[:most])}')
+    rest = f' Only {most} of {len(others)} are shown.' if len(others) > most else ''
+    return html + ('<h2>Images not trained on</h2><p class="soft">Images of the dataset that were held out for '
+                   f'validation, excluded, or not usable.{rest}</p>{_cards(dataset, others[:most])}')
 
-def _why_not(
-    dataset:Dataset, # Where the picture is
-    row:dict, # Its row
-    held_out:list[str], # Names of the pictures that were measured by
-) -> str: # A few words; '' for one that was trained on
-    "Why the LoRA was not trained on a picture"
+def _why_not(dataset:Dataset, row:dict, held_out:list[str]) -> str:
+    "Reason why an image was not trained on; empty if it was"
     if row.get('status') == 'excluded': return 'excluded'
-    if row['file_name'] in dataset.bad: return 'could not be used'
+    if row['file_name'] in dataset.bad: return 'not usable'
     return 'held out' if Path(row['file_name']).name in held_out else ''
 
-def _cards(
-    dataset:Dataset, # Where the pictures are
-    rows:list[tuple[dict,str]], # Rows, and what to say of each
-) -> str: # HTML
-    "Pictures beside one another"
+def _cards(dataset:Dataset, rows:list[tuple[dict,str]]) -> str:
+    "Grid of images with captions as HTML"
     return f'<div class="cards">{"".join(caption_card(dataset, *o) for o in rows)}</div>'
 
 # %% ../nbs/11_report.ipynb #91092de6
 def smooth(
-    values:list[float], # One value a step
-    weight:float=.95, # How much of the past is kept from one value to the next
-) -> list[float]: # As many
-    "An exponential moving mean, without a bias at its start"
+    values:list[float], # One value per step
+    weight:float=.95, # Decay from one value to the next
+) -> list[float]: # Smoothed values, as many
+    "Compute a bias-corrected exponential moving average"
     mean, total, found = 0., 0., []
     for o in values:
         mean, total = weight*mean + (1 - weight)*o, weight*total + (1 - weight)
@@ -155,18 +148,14 @@ def smooth(
     return found
 
 # %% ../nbs/11_report.ipynb #5f5a31dc
-def _ticks(
-    low:float, # The smallest value
-    high:float, # The largest value
-    count:int=4, # About this many
-) -> list[float]: # Round numbers within
-    "Round numbers to write at an axis"
+def _ticks(low:float, high:float, count:int=4) -> list[float]:
+    "Round numbers for the ticks of an axis"
     step = 10**math.floor(math.log10(max(high - low, 1e-9)/count))
     step = next(o*step for o in (1, 2, 5, 10) if (high - low)/(o*step) <= count)
     return [round(i*step, 10) for i in range(math.ceil(low/step), math.floor(high/step) + 1)]
 
-def _path(xs:list[float], ys:list[float], kind:str) -> str: # In a box of 1000 by 1000
-    "A line in the chart"
+def _path(xs:list[float], ys:list[float], kind:str) -> str:
+    "A line of the chart as SVG, in a box of 1000 x 1000"
     return f'<path class="{kind}" d="M' + 'L'.join(f'{x:.1f},{y:.1f}' for x, y in zip(xs, ys)) + '"/>'
 
 # %% ../nbs/11_report.ipynb #e82268fb
@@ -184,25 +173,26 @@ for (const chart of document.querySelectorAll('.chart')) {
 }'''
 
 def _thin(rows:list, most:int=600) -> list: # At most that many
-    "Every so many of `rows`, with the last"
+    "Thin out `rows`, keeping the last"
     every = max(1, math.ceil(len(rows)/most))
     return rows[::every] + ([] if (len(rows) - 1) % every == 0 else rows[-1:])
 
 # %% ../nbs/11_report.ipynb #764a940b
 def loss_section(
-    metrics:list[dict], # Rows of a run's `metrics.jsonl`
-) -> str: # HTML, '' without a loss
-    "The loss, step by step, as a curve that answers to the pointer"
+    metrics:list[dict], # Rows of the run's `metrics.jsonl`
+) -> str: # HTML; empty without a loss
+    "Show the loss as an interactive curve"
     rows = [o for o in metrics if _has_numbers(o, 'step', 'loss')]
     if len(rows) < 2: return ''
-    held = [(o['step'], o['validation_loss']) for o in metrics if _has_numbers(o, 'step', 'validation_loss') and o['step'] >= rows[0]['step']]
+    held = [(o['step'], o['validation_loss']) for o in metrics if _has_numbers(o, 'step', 'validation_loss')]
+    held = [o for o in held if o[0] >= rows[0]['step']]
     means = smooth([o['loss'] for o in rows], 1 - min(.5, 10/len(rows)))
     points = _thin([(o['step'], o['loss'], m) for o, m in zip(rows, means)])
     first, last, low = points[0][0], points[-1][0], min(0, *(o[1] for o in points))
     usual = sorted(o[1] for o in points)[int(.99*(len(points) - 1))]
     high = max(usual, max(o[2] for o in points), *(o[1] for o in held))*1.08 or 1.
-    x = lambda step: (step - first)/(last - first or 1)*1000
-    y = lambda loss: 1000 - (min(loss, high) - low)/(high - low)*1000
+    def x(step): return (step - first)/(last - first or 1)*1000
+    def y(loss): return 1000 - (min(loss, high) - low)/(high - low)*1000
     xs = [x(o[0]) for o in points]
     lines = ''.join(_path([0, 1000], [y(o)]*2, 'grid') for o in _ticks(low, high))
     lines += _path(xs, [y(o[1]) for o in points], 'raw') + _path(xs, [y(o[2]) for o in points], 'smooth')
@@ -210,8 +200,9 @@ def loss_section(
     marks = ''.join(f'<span class="y" style="top:{y(o)/10:.2f}%">{o:g}</span>' for o in _ticks(low, high))
     marks += ''.join(f'<span class="x" style="left:{x(o)/10:.2f}%">{o:g}</span>' for o in _ticks(first, last))
     data = as_html(json.dumps([(o[0], round(o[1], 4), round(o[2], 4)) for o in points]))
-    return ('<h2>How the training went</h2><p class="soft">The loss as it was logged, pale, and its moving mean: '
-            f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.{_about_held(held)}</p><div class="chart" data-rows="{data}">'
+    return ('<h2>Training loss</h2><p class="soft">The logged loss (pale) and its moving average, '
+            f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.{_about_held(held)}</p>'
+            f'<div class="chart" data-rows="{data}">'
             '<svg viewBox="0 0 1000 1000" preserveAspectRatio="none" role="img" aria-label="loss curve">'
             f'{lines}</svg>{marks}<span class="unit">step</span>'
             '<div class="rule"><span class="tip"></span></div></div>')
@@ -220,20 +211,15 @@ def _has_numbers(row:dict, *keys:str) -> bool:
     "Are all of `keys` finite numbers that a chart can show?"
     return all(type(row.get(o)) in (int, float) and abs(row[o]) < 1e12 for o in keys)
 
-def _about_held(
-    held:list[tuple[int,float]], # Step and validation loss
-) -> str: # A sentence, '' without any
-    "What the loss on held-out pictures says"
+def _about_held(held:list[tuple[int,float]]) -> str:
+    "Sentence about the validation loss"
     if not held: return ''
     step, lowest = min(held, key=lambda o: o[1])
-    return f' In orange the loss on pictures that were held out: lowest at step {step}, with {lowest:.4f}.'
+    return f' Orange: the validation loss, lowest at step {step}, with {lowest:.4f}.'
 
 # %% ../nbs/11_report.ipynb #a322ea94
-def _flat(
-    settings:dict, # Settings, some of them in groups
-    head:str='', # What the group is called
-) -> list[tuple[str,str]]: # Names and values
-    "The settings, groups opened, a row each"
+def _flat(settings:dict, head:str='') -> list[tuple[str,str]]:
+    "Flatten nested settings to rows of a table"
     rows = []
     for key, value in settings.items():
         if isinstance(value, dict) and value: rows += _flat(value, f'{head}{key}.')
@@ -242,70 +228,69 @@ def _flat(
     return rows
 
 def settings_section(
-    settings:dict, # A run's `config.json`
+    settings:dict, # The run's `config.json`
 ) -> str: # HTML
-    "A table of every setting"
+    "Show all settings in a table"
     rows = ''.join(f'<tr><th>{as_html(k)}</th><td>{as_html(v)}</td></tr>' for k, v in _flat(settings))
-    return ('<h2>Every setting</h2><p class="soft">What is in <code>config.json</code>: '
-            f'enough to train the same LoRA again from the same pictures.</p><table>{rows}</table>')
+    return ('<h2>Settings</h2><p class="soft">The contents of <code>config.json</code>: '
+            f'enough to train the same LoRA again from the same images.</p><table>{rows}</table>')
 
 # %% ../nbs/11_report.ipynb #6fa36602
-def _inline(
-    text:str, # Markdown, of one line
-) -> str: # HTML
-    "Bold words and code of Markdown as HTML"
+def _inline(text:str) -> str:
+    "Convert bold and code in Markdown to HTML"
     text = re.sub(r'\*\*([^*]+)\*\*', r'<b>\1</b>', as_html(text))
     return re.sub(r'(`+) ?(.+?) ?\1', r'<code>\2</code>', text)
 
 def usage_section(
-    lora:Path, # The LoRA file
+    lora:Path, # Path of the LoRA file
     settings:dict, # The run's `config.json`
-    prompt:str, # A prompt that shows it
-    folder:Path=Path(), # The folder of the page, which may be moved with all that is in it
+    prompt:str, # Example prompt
+    folder:Path=Path(), # Folder of the page, to which the paths are relative
 ) -> str: # HTML
-    "The lines that use the LoRA in the folder of the page, and where the programs of the field want the file"
+    "Show how to use the LoRA in Python, with the command, and in other programs"
     from automode.card import find_base, usage_lines, where_to_put
     from automode.lora import read_lora_info
     base, info = find_base(settings), read_lora_info(lora)
     inside = lora.is_relative_to(folder)
     if inside: lora = lora.relative_to(folder)
     where = ', in the folder of this page' if inside else ''
-    command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(), '--prompt', prompt,
-                          '--num_images', '4', '--out', 'pictures'])
-    return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{as_html(usage_lines(lora, info, base, prompt, here=True))}</code></pre>'
-            f'<p>With the command{where}:</p><pre class="wrap"><code>{as_html(command)}</code></pre><p>{_inline(where_to_put(lora, base, info, folder))}</p>')
+    command = shlex.join(['automode', 'generate', '--base', str(base.path or base.name), '--lora', lora.as_posix(),
+                          '--prompt', prompt, '--num_images', '4', '--out', 'pictures'])
+    lines = as_html(usage_lines(lora, info, base, prompt, here=True))
+    return (f'<h2>How to use it</h2><p>In Python{where}:</p><pre><code>{lines}</code></pre>'
+            f'<p>With the command{where}:</p><pre class="wrap"><code>{as_html(command)}</code></pre>'
+            f'<p>{_inline(where_to_put(lora, base, info, folder))}</p>')
 
 # %% ../nbs/11_report.ipynb #69cba12b
-def _duration(
-    seconds:float, # How long
-) -> str: # For people
-    "A length of time in words"
+def _duration(seconds:float) -> str:
+    "Format a duration"
     if seconds < 90: return f'{seconds:.0f} s'
     return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
 
 def header_section(
-    name:str, # What the LoRA is called
-    dataset:Dataset|None, # What it was trained on
+    name:str, # Name of the LoRA
+    dataset:Dataset|None, # Training dataset
     metrics:list[dict], # Rows of the run's `metrics.jsonl`
     settings:dict, # The run's `config.json`
-    lora:Path|None, # The LoRA file
+    lora:Path|None, # Path of the LoRA file
 ) -> str: # HTML
-    "The name, and the numbers everybody asks for"
-    last = next((o for o in reversed(metrics) if _has_numbers(o, 'step', 'loss')), next((o for o in reversed(metrics) if 'loss' in o), {}))
-    pictures = settings.get('num_images') or (len(dataset.trainable()) if dataset else None)     # those that were held out are not counted
-    facts = {'pictures': pictures, 'held out': len(settings.get('held_out') or []) or None, 'steps': last.get('step'),
-             'training': _duration(last['step']*last['seconds_per_step']) if _has_numbers(last, 'step', 'seconds_per_step') else None,
+    "Show the name and the key figures"
+    logged = [o for o in metrics if _has_numbers(o, 'step', 'loss')] or [o for o in metrics if 'loss' in o] or [{}]
+    last, timed = logged[-1], _has_numbers(logged[-1], 'step', 'seconds_per_step')
+    images = settings.get('num_images') or (len(dataset.trainable()) if dataset else None)     # without held-out images
+    facts = {'images': images, 'held out': len(settings.get('held_out') or []) or None, 'steps': last.get('step'),
+             'training': _duration(last['step']*last['seconds_per_step']) if timed else None,
              'rank': settings.get('rank'), 'base': settings.get('base'),
              'file': f'{lora.stat().st_size/1e6:.1f} MB' if lora else None}
     items = ''.join(f'<li><b>{as_html(str(v))}</b>{k}</li>' for k, v in facts.items() if v is not None)
-    return f'<h1>{as_html(name)}</h1><p class="soft">A LoRA, and how it came about.</p><ul class="facts">{items}</ul>'
+    return f'<h1>{as_html(name)}</h1><p class="soft">A LoRA and its training run.</p><ul class="facts">{items}</ul>'
 
 # %% ../nbs/11_report.ipynb #2bf1ed36
 def pictures_section(
-    folder:Path, # What a run left
-    most:int=8, # No more samples than this
-) -> str: # HTML, '' without pictures
-    "Before and after, and how the drawings changed during the training"
+    folder:Path, # Output folder of the run
+    most:int=8, # Maximum number of samples
+) -> str: # HTML; empty without images
+    "Show the images before and after training, and the samples in between"
     html = ''
     if (path := folder/'before_after.png').exists():
         picture = f'<img src="{data_uri(open_image(path), 1400)}" alt="without and with the LoRA">'
@@ -313,7 +298,7 @@ def pictures_section(
                  f'</p><div class="wide">{picture}</div>')
     samples = sorted((folder/'run'/'samples').glob('*.png'))
     if len(samples) > 1:
-        html += '<h2>Along the way</h2><p class="soft">The same prompts and seeds as the training went on.</p>'
+        html += '<h2>Samples</h2><p class="soft">The same prompts and seeds in the course of the training.</p>'
         for o in _thin(samples, most):
             step = o.stem.removeprefix('step-').lstrip('0')
             html += (f'<p>{as_html(f"Step {step}" if step else "Before the first step")}</p><div class="wide">'
@@ -322,15 +307,15 @@ def pictures_section(
 
 # %% ../nbs/11_report.ipynb #1095e8fe
 def write_report(
-    folder:str|Path, # What a run left: `dataset/`, `run/`, `before_after.png`
-    lora:str|Path|None=None, # The LoRA file; None finds it in `run/`
-    prompt:str|None=None, # A prompt that shows the LoRA; None takes its subject, or a caption
-) -> Path: # `report.html` in that folder
-    "Write one page about a run, complete in itself"
+    folder:str|Path, # Output folder of the run, with `dataset/`, `run/` and `before_after.png`
+    lora:str|Path|None=None, # Path of the LoRA file; None finds it in `run/`
+    prompt:str|None=None, # Example prompt; None takes the subject, or a caption
+) -> Path: # Path of `report.html` in that folder
+    "Write a self-contained page about a run"
     folder = as_path(folder)
-    has = lambda *o: folder.joinpath(*o).exists()
+    def has(*parts): return folder.joinpath(*parts).exists()
     if not (has('run', 'config.json') or has('dataset', 'metadata.jsonl')):
-        raise Problem(f"there is no run in '{folder}' to report about; give the --out folder of 'automode run'")
+        raise Problem(f"no run found in '{folder}'; give the --out folder of 'automode run'")
     settings = _read_settings(folder/'run'/'config.json') if has('run', 'config.json') else {}
     metrics = read_rows(folder/'run'/'metrics.jsonl')
     dataset = Dataset.read(folder/'dataset') if has('dataset', 'metadata.jsonl') else None
@@ -343,24 +328,27 @@ def write_report(
     parts += [loss_section(metrics), settings_section(settings) if settings else '']
     return write_whole(folder/'report.html', _page(name, ''.join(parts)))
 
-_KINDS = dict(name=str, token=str, class_word=str, base=str, held_out=list, num_images=int) # Settings that a page is made of
+# %% ../nbs/11_report.ipynb #203413c9
+_KINDS = dict(name=str, token=str, class_word=str, base=str, held_out=list, num_images=int) # Settings used in a page
 
-def _read_settings(path:Path) -> dict: # A run's `config.json`
-    "The settings of a run; a value of the wrong kind is a `Problem`"
+def _read_settings(path:Path) -> dict:
+    "Read a run's `config.json`, and check the types of its values"
     settings = read_json(path)
-    if not isinstance(settings, dict): raise Problem(f"'{path}' must hold settings, got {settings!r:.40}; restore the file")
+    if not isinstance(settings, dict):
+        raise Problem(f"'{path}' must hold settings, got {settings!r:.40}; restore the file")
     for key, kind in _KINDS.items():
         if not isinstance(value := settings.get(key), (kind, type(None))):
-            raise Problem(f"'{key}' in '{path}' must be {dict(str='text', list='a list', int='a whole number')[kind.__name__]}, got {value!r:.40}; restore the file")
+            rule = {str: 'text', list: 'a list', int: 'a whole number'}[kind]
+            raise Problem(f"'{key}' in '{path}' must be {rule}, got {value!r:.40}; restore the file")
     return settings
 
-def _shows(settings:dict, dataset:Dataset|None) -> str: # A prompt
-    "What to ask for to see the LoRA: its subject, else a caption that it was trained with"
+def _shows(settings:dict, dataset:Dataset|None) -> str:
+    "Example prompt: the subject of the LoRA, else a training caption"
     if settings.get('token'): return subject_words(settings['token'], settings.get('class_word'))
     return next((o['text'] for o in dataset.trainable()), '') if dataset else ''
 
-def _page(title:str, body:str) -> str: # HTML
-    "A whole page that loads nothing from anywhere"
+def _page(title:str, body:str) -> str:
+    "Self-contained HTML page that loads nothing"
     return f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{as_html(title)} · automode</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy"

@@ -27,65 +27,67 @@ ORDERS = {
 }
 
 class Review:
-    "A person's way through the captions of a dataset"
+    "Cursor over the captions of a dataset"
     def __init__(
         self,
-        dataset:Dataset|str|Path, # A dataset or its folder
+        dataset:Dataset|str|Path, # Dataset or its folder
         order:str='score', # One of `ORDERS`
-        token:str|None=None, # The word that names the subject in prompts
-        class_word:str|None=None, # What kind of thing it is
-        count_tokens:Callable[[str],int]|None=None, # Says how many tokens a prompt has
+        token:str|None=None, # Token that names the subject in prompts
+        class_word:str|None=None, # Class of the subject, e.g. "dog"
+        count_tokens:Callable[[str],int]|None=None, # Function that counts the tokens of a prompt
         room:int=75, # Tokens that the text encoder reads
     ):
         self.dataset, self.token, self.class_word = open_dataset(as_dataset(dataset)), token, class_word
         self.count_tokens, self.room = count_tokens, room
         self.names, self.mine, self.marked = [], {}, []
-        self.name:str|None = None                              # the picture that is shown
-        self._where:Callable[[dict],bool]|None = None          # which rows are shown; None means all
+        self.name:str|None = None                              # the current image
+        self._where:Callable[[dict],bool]|None = None          # filter on rows; None shows all
         self.sort(order)
 
     def __len__(self): return len(self.names)
     def __iter__(self): return iter(self.names)
-    def __repr__(self): return f'Review({len(self.names)} of {len(self.dataset)} pictures, by {self.order}, at {self.name!r})'
+    def __repr__(self):
+        return f'Review({len(self.names)} of {len(self.dataset)} images, by {self.order}, at {self.name!r})'
 
 # %% ../nbs/04_review.ipynb #d20dd965
 @patch
 def sort(
     self:Review,
     order:str, # One of `ORDERS`
-    reverse:bool=False, # The other way round?
+    reverse:bool=False, # Reverse the order?
 ) -> None:
-    "Put the pictures that are shown in another order, and stay at the present one"
-    if order not in ORDERS: raise Problem(f"'{order}' is not an order; say one of {', '.join(ORDERS)}")
+    "Sort the shown images, and stay at the current one"
+    if order not in ORDERS: raise Problem(f"order must be one of {', '.join(ORDERS)}, got '{order}'")
     self.order, self.reverse, key = order, reverse, ORDERS[order]
     rows = [o for o in self.dataset if self._where is None or self._where(o)]
     rows.sort(key=lambda o: (*key(o), o['file_name']), reverse=reverse)
     self.names = [o['file_name'] for o in rows]
-    self._place, self._all = {name: n for n, name in enumerate(self.names)}, {o['file_name'] for o in self.dataset}
+    self._place = {name: n for n, name in enumerate(self.names)}
+    self._all = {o['file_name'] for o in self.dataset}
     if self.name not in self._place: self.name = self.names[0] if self.names else None
 
 @patch
 def row(
     self:Review,
-    name:str|None=None, # A picture; None means the present one
-) -> dict: # Its row, as it is now
-    "Find what is known of a picture"
+    name:str|None=None, # Name of an image; None means the current one
+) -> dict: # Its current row
+    "Find the row of an image"
     name = self.name if name is None else name
     found = next((o for o in self.dataset if o['file_name'] == name), None)
-    if found is None: raise Problem(f"there is no picture '{name}' in '{self.dataset.folder}'; somebody may have removed it")
+    if found is None: raise Problem(f"image '{name}' not found in '{self.dataset.folder}'; it may have been removed")
     return found
 
 # %% ../nbs/04_review.ipynb #61fe8495
 @patch
 def go(
     self:Review,
-    to:str|int, # A picture, or how many places forth (or back, when below 0)
-) -> str|None: # The picture; None where nothing is shown
-    "Move to another picture"
+    to:str|int, # Name of an image, or number of places to move; negative moves back
+) -> str|None: # Name of the image; None when nothing is shown
+    "Move to another image"
     if not self.names: return None
     if isinstance(to, str):
         if to not in self._place:
-            raise Problem(f"'{to}' is not among the {counted(len(self), 'picture')} shown; take the filter away")
+            raise Problem(f"'{to}' is not among the {counted(len(self), 'image')} shown; remove the filter")
         self.name = to
     else: self.name = self.names[min(max(self._place[self.name] + to, 0), len(self) - 1)]
     return self.name
@@ -93,45 +95,42 @@ def go(
 @patch
 def seek(
     self:Review,
-    meets:Callable[[dict],bool], # What is looked for
-    back:bool=False, # Towards the beginning?
-) -> bool: # Was there one?
-    "Move to the next picture that meets a condition; stay when there is none"
+    meets:Callable[[dict],bool], # Condition on a row
+    back:bool=False, # Search backwards?
+) -> bool: # Was one found?
+    "Move to the next image that meets a condition; stay if there is none"
     rows, at = by_name(self.dataset), self._place.get(self.name, 0)
     ahead = reversed(self.names[:at]) if back else self.names[at + 1:]
     found = next((o for o in ahead if o in rows and meets(rows[o])), None)
     if found is not None: self.name = found
     return found is not None
 
+# %% ../nbs/04_review.ipynb #26801299
 @patch
 def next_uncaptioned(
     self:Review,
-) -> bool: # Was there one?
-    "Move to the next picture without a caption"
+) -> bool: # Was one found?
+    "Move to the next image without a caption"
     return self.seek(lambda row: not row.get('text') and row.get('status') != 'excluded')
 
 @patch
 def search(
     self:Review,
-    text:str, # The caption, or the file's name, holds this, whatever its case
-    back:bool=False, # Towards the beginning?
-) -> bool: # Was there one?
-    "Move to the next picture that speaks of `text`"
+    text:str, # Text in the caption or file name, case-insensitive
+    back:bool=False, # Search backwards?
+) -> bool: # Was one found?
+    "Move to the next image whose caption or file name contains `text`"
     wanted = text.casefold()
     return self.seek(lambda row: wanted in f"{row.get('text') or ''}\n{row['file_name']}".casefold(), back)
 
 # %% ../nbs/04_review.ipynb #7462a2a4
 @patch
-def _change(
-    self:Review,
-    what:str, # What is done, in words
-    changes:dict[str,dict[str,list]], # For each picture and key, the value as the person saw it, and the new one
-) -> Changes: # What was changed
-    "Write values down and make them; what somebody else has written meanwhile is not overwritten"
+def _change(self:Review, what:str, changes:dict[str,dict[str,list]]) -> Changes:
+    "Make changes and record them; concurrent changes on disk are not overwritten"
     changes = {name: o for name, o in changes.items() if any(before != after for before, after in o.values())}
     if not changes: return Changes(self.dataset, {}, 'nothing to change')
     texts = {name: o['text'][1] for name, o in changes.items() if 'text' in o}
-    self.mine |= texts                                       # until they are on the disk
+    self.mine |= texts                                       # until they are on disk
     done = make_changes(self.dataset, what, changes)
     for name in texts.keys() - set(done.kept): del self.mine[name]
     return done
@@ -139,34 +138,38 @@ def _change(
 @patch
 def write(
     self:Review,
-    name:str, # The picture that the caption was written for
-    text:str, # The caption
-    seen:str|None=None, # The caption over which it was written; None takes the present one
-) -> Changes: # What was changed
-    "Give a picture another caption"
-    row, text, now = self.row(name), ' '.join(text.split()), self.row(name).get('text') or ''
+    name:str, # Name of the image
+    text:str, # New caption
+    seen:str|None=None, # Caption that was replaced; None takes the current one
+) -> Changes: # Changes that were made
+    "Replace the caption of an image"
+    row, text = self.row(name), ' '.join(text.split())
+    now = row.get('text') or ''
     if text == now: return Changes(self.dataset, {}, 'nothing to change')
     change = caption_change(row, text)
     if seen is not None and (seen := ' '.join(seen.split())) != ' '.join(now.split()): change['text'][0] = seen
     return self._change(f'edit {name}', {name: change})
 
+# %% ../nbs/04_review.ipynb #3e070de5
 @patch
 def accept(
     self:Review,
-    name:str, # A picture
-) -> Changes: # What was changed
-    "Say that a caption is right"
-    if not self.row(name).get('text'): raise Problem(f"'{name}' has no caption that could be accepted; write one, or exclude it")
+    name:str, # Name of an image
+) -> Changes: # Changes that were made
+    "Mark a caption as correct"
+    if not self.row(name).get('text'):
+        raise Problem(f"'{name}' has no caption to accept; write one, or exclude the image")
     return self._change(f'accept {name}', {name: dict(status=[self.row(name).get('status'), 'accepted'])})
 
 @patch
 def exclude(
     self:Review,
-    name:str, # A picture
-    out:bool=True, # Leave it out? Else take it in again
-) -> Changes: # What was changed
-    "Leave a picture out of the training, and where it is"
-    row, status = self.row(name), self.row(name).get('status')
+    name:str, # Name of an image
+    out:bool=True, # Exclude it? False includes it again
+) -> Changes: # Changes that were made
+    "Exclude an image from training; its file stays where it is"
+    row = self.row(name)
+    status = row.get('status')
     if out == (status == 'excluded'): return Changes(self.dataset, {}, 'nothing to change')
     by_hand = (row.get('text') or '') != (row.get('auto_text') or '')
     after = 'excluded' if out else 'edited' if by_hand else 'auto'
@@ -176,23 +179,20 @@ def exclude(
 @patch
 def undo(
     self:Review,
-) -> Changes: # What was taken back
-    "Take back the last change that was not yet taken back"
+) -> Changes: # Changes that were undone
+    "Undo the last change"
     return self._moved(undo(self.dataset))
 
 @patch
 def redo(
     self:Review,
-) -> Changes: # What was made again
-    "Make the change again that was taken back last"
+) -> Changes: # Changes that were redone
+    "Redo the change that was undone last"
     return self._moved(redo(self.dataset))
 
 @patch
-def _moved(
-    self:Review,
-    done:Changes, # What has changed
-) -> Changes: # The same
-    "Move to what was changed, when it is one picture and it is shown"
+def _moved(self:Review, done:Changes) -> Changes:
+    "Move to the changed image, if it is the only one and is shown"
     if len(done) == 1 and (name := next(iter(done.changes))) in self._place: self.name = name
     return done
 
@@ -200,23 +200,21 @@ def _moved(
 @patch
 def show(
     self:Review,
-    text:str|None=None, # The caption holds this, whatever its case
+    text:str|None=None, # Text in the caption, case-insensitive
     regex:bool=False, # Is `text` a regular expression?
-    missing:str|None=None, # The caption does not hold this word, e.g. the token
+    missing:str|None=None, # Word that the caption lacks, e.g. the token
     status:str|Iterable[str]|None=None, # `auto`, `edited`, `accepted`, `excluded`, or several
-    below:float|None=None, # The score is lower than this
-    above:float|None=None, # The score is higher than this
-    uncaptioned:bool=False, # Only those without a caption?
-    too_long:bool=False, # Only those whose prompt has more tokens than the text encoder reads?
-    words:Iterable[str]=(), # The caption holds each of these words or phrases
-) -> int: # How many are shown
-    "Show only the pictures that meet every condition that is given; without one, all"
+    below:float|None=None, # Upper bound of the score, exclusive
+    above:float|None=None, # Lower bound of the score, exclusive
+    uncaptioned:bool=False, # Only images without a caption?
+    too_long:bool=False, # Only prompts with more tokens than the text encoder reads?
+    words:Iterable[str]=(), # Words or phrases that are all in the caption
+) -> int: # Number of images shown
+    "Show only the images that meet every given condition; without conditions, all"
     meets, before = select_rows(text, regex, missing, status, below, words=words), self._where
-    if too_long and not self.count_tokens: raise Problem('tokens cannot be counted here; give `count_tokens`')
-    def where(
-        row:dict, # A row
-    ) -> bool: # Is it shown?
-        "Test a row"
+    if too_long and not self.count_tokens: raise Problem('`too_long` needs a tokenizer; pass `count_tokens`')
+    def where(row):
+        "Is `row` shown?"
         if above is not None and not (isinstance(row.get('score'), (int, float)) and row['score'] > above): return False
         if uncaptioned and row.get('text'): return False
         return meets(row) and (not too_long or self.count_tokens(self.prompt(row)) > self.room)
@@ -227,20 +225,21 @@ def show(
         raise
     return len(self)
 
+# %% ../nbs/04_review.ipynb #17eccb49
 @patch
 def prompt(
     self:Review,
-    row:dict, # A row
-) -> str: # What the text encoder gets
-    "The prompt that a picture trains with"
+    row:dict, # Row of an image
+) -> str: # Input of the text encoder
+    "The training prompt of an image"
     return training_prompt(row.get('text') or '', self.token, self.class_word)
 
 @patch
 def all_captions(
     self:Review,
-    row:dict, # A row
-) -> list[str]: # Several captions, one of which is drawn at each step; none for a row with one caption
-    "The captions of an image that trains with several"
+    row:dict, # Row of an image
+) -> list[str]: # Captions, one of which is sampled at each step; empty for a row with one caption
+    "The captions of an image that has several"
     found = row.get('captions')
     if not isinstance(found, list) or len(found) < 2 or not all(isinstance(o, str) for o in found): return []
     return found if found[0] == row.get('text') else []
@@ -249,10 +248,10 @@ def all_captions(
 @patch
 def mark(
     self:Review,
-    name:str, # A picture
-    upto:str|None=None, # Mark all that are shown between the two? Else one that is marked already is not any longer
-) -> list[str]: # What is marked, in the order in which it was
-    "Mark a picture, or several, for what is to be done with these alone"
+    name:str, # Name of an image
+    upto:str|None=None, # Other end of a range to mark; None toggles the mark of `name`
+) -> list[str]: # Names of the marked images, in the order of marking
+    "Mark one image or a range, so that edits apply only to marked images"
     if upto is not None and {name, upto} <= self._place.keys():
         (first, last), known = sorted((self._place[name], self._place[upto])), set(self.marked)
         self.marked += [o for o in self.names[first:last + 1] if o not in known]
@@ -263,30 +262,32 @@ def mark(
 @patch
 def edit(
     self:Review,
-    *steps:Edit|Callable[[str],str], # What to do, in this order
-    dry_run:bool=False, # Only say what would change?
-) -> Changes: # What changed, or would
-    "Change the captions that are marked, or without marks all that are shown"
+    *steps:Edit|Callable[[str],str], # Edits, in order
+    dry_run:bool=False, # Only show what would change?
+) -> Changes: # Changes, made or planned
+    "Edit the captions of the marked images, or of all that are shown if none is marked"
     which = set(self.marked or self.names)
-    return edit_captions(self.dataset, *steps, where=lambda row: row['file_name'] in which, excluded=True, dry_run=dry_run)
+    def chosen(row): return row['file_name'] in which
+    return edit_captions(self.dataset, *steps, where=chosen, excluded=True, dry_run=dry_run)
 
+# %% ../nbs/04_review.ipynb #b63aebe3
 @patch
 def copy(
     self:Review,
-    name:str, # The picture whose caption it is
-    to:Iterable[str]|None=None, # Pictures that get it; None means those that are marked
-) -> Changes: # What was changed
-    "Give other pictures the caption of this one"
+    name:str, # Name of the image to copy from
+    to:Iterable[str]|None=None, # Names of the images to copy to; None means the marked ones
+) -> Changes: # Changes that were made
+    "Copy the caption of an image to others"
     text, rows = self.row(name).get('text') or '', by_name(self.dataset)
-    if not text: raise Problem(f"'{name}' has no caption that could be copied")
+    if not text: raise Problem(f"'{name}' has no caption to copy; write one first")
     others = [o for o in (self.marked if to is None else to) if o in rows and rows[o].get('text') != text]
     return self._change(f'copy the caption of {name}', {o: caption_change(rows[o], text) for o in others})
 
 @patch
 def words(
     self:Review,
-) -> WordCounts: # The most frequent first
-    "Count the words of the captions that are shown"
+) -> WordCounts: # Words and phrases, most frequent first
+    "Count the words of the shown captions"
     shown = set(self.names)
     return count_words(Dataset(self.dataset.folder, [o for o in self.dataset if o['file_name'] in shown]))
 
@@ -294,29 +295,30 @@ def words(
 @patch
 def candidates(
     self:Review,
-    name:str, # A picture
-    captioner:Callable, # What describes pictures, e.g. from `load_captioner`
-    prompt:str|None=None, # What the captions begin with, or a request; None takes the one it was captioned with, else the usual one
-    num_captions:int=4, # Captions to ask for
-) -> list[tuple[str,float|None]]: # Captions with their scores, the present one left out
-    "Ask a captioner about one picture again"
+    name:str, # Name of an image
+    captioner:Callable, # Captioner, e.g. from `load_captioner`
+    prompt:str|None=None, # Prompt of the captioner; None takes that of the row, else the captioner's default
+    num_captions:int=4, # Number of captions to generate
+) -> list[tuple[str,float|None]]: # Captions with their scores, without the current one
+    "Generate alternative captions of an image"
     row = self.row(name)
     if prompt is None: prompt = row.get('prompt') or getattr(captioner, 'usual_prompt', '')
     best, = captioner([self.dataset.image(row)], prompt, num_beams=max(4, num_captions), num_captions=num_captions)
     kept = [o for o in row.get('candidates') or [] if isinstance(o, list) and len(o) == 2 and isinstance(o[0], str)]
-    found = {o[0]: o[1] for o in reversed([(best.text, best.score), *((o.text, o.score) for o in best.candidates), *kept])}
+    new = [(o.text, o.score) for o in (best, *best.candidates)]
+    found = {o[0]: o[1] for o in reversed([*new, *kept])}
     return [(text, score) for text, score in reversed(found.items()) if text and text != row.get('text')]
 
 # %% ../nbs/04_review.ipynb #a9c9abc1
 @patch
 def refresh(
     self:Review,
-) -> list[str]: # Pictures that somebody else changed or added
-    "Take in what others have written meanwhile"
-    key = lambda o: (o.get('text'), o.get('status'), o.get('score'))
+) -> list[str]: # Names of images that were changed or added elsewhere
+    "Read the changes made elsewhere"
+    def key(row): return row.get('text'), row.get('status'), row.get('score')
     before = {name: key(o) for name, o in by_name(self.dataset).items()}
     self.dataset.refresh()
     after = {name: key(o) for name, o in by_name(self.dataset).items()}
     changed = [name for name in before | after if before.get(name) != after.get(name) or name not in self._all]
-    if after.keys() != self._all: self.sort(self.order, self.reverse)    # also those that came in with a change of ours
+    if after.keys() != self._all: self.sort(self.order, self.reverse)    # also images that arrived with our own change
     return changed

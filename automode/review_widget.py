@@ -25,36 +25,32 @@ from .review import Review
 from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, room_of
 
 # %% ../nbs/04_review_widget.ipynb #64712b3d
-THUMB, LARGE = 64, 640 # Longest edges, in pixels, of the pictures in the list and of the large one
-_painters, _thinkers = ThreadPoolExecutor(2), ThreadPoolExecutor(1) # Make pictures small, and ask models, for all widgets
+THUMB, LARGE = 64, 640 # Longest edges of thumbnails and of the large image, in pixels
+_painters = ThreadPoolExecutor(2) # Threads that make thumbnails, shared by all widgets
+_thinkers = ThreadPoolExecutor(1) # Thread that runs models, shared by all widgets
 
 @lru_cache(4000)
-def _picture(
-    path:str, # A picture
-    changed:int, # When it was changed, in nanoseconds
-    background:str, # What shows through
-    size:int, # Longest edge in pixels
-) -> str: # A `data:` address; empty where the picture cannot be read
-    "A picture as a page can hold it"
+def _picture(path:str, changed:int, background:str, size:int) -> str:
+    "An image as a `data:` address; empty when it cannot be read"
     try: return data_uri(open_image(Path(path), background, 2*size), size)
     except Problem: return ''
 
 class ReviewWidget(anywidget.AnyWidget):
-    "A `Review` in a notebook"
+    "Widget that shows a `Review` in a notebook"
     _esm, _css = widget_source('review')
-    view = traitlets.Dict().tag(sync=True) # What is shown of the present picture
-
-    marked = traitlets.List(traitlets.Unicode()).tag(sync=True) # Pictures that are marked
+    view = traitlets.Dict().tag(sync=True) # Description of the current image, from `describe`
+    marked = traitlets.List(traitlets.Unicode()).tag(sync=True) # Names of the marked images
 
     def __init__(
         self,
-        review:Review, # What it shows
-        base:str|Path|None=None, # The model whose tokens are counted; None means CLIP's
-        captioner:str|Path|Callable='starter', # Who is asked for other captions
+        review:Review, # Review to show
+        base:str|Path|None=None, # Base model whose tokenizer counts tokens; None means CLIP's
+        captioner:str|Path|Callable='starter', # Captioner for alternative captions
     ):
-        self.review, self.captioner, self.version, self.turn = review, captioner, 0, 0
-        self.seen:tuple[int,int]|None = None                 # when the file was last read
-        self.lock = RLock()                                  # who answers
+        self.review, self.captioner = review, captioner
+        self.version, self.turn = 0, 0
+        self.seen:tuple[int,int]|None = None                 # time and size of the file when it was last read
+        self.lock = RLock()                                  # held while a message is answered
         super().__init__(view=self.describe())
         self.on_msg(lambda widget, content, buffers: self.answer(content))
         if not review.count_tokens: _thinkers.submit(self._count_tokens, base)
@@ -63,29 +59,31 @@ class ReviewWidget(anywidget.AnyWidget):
 @patch
 def describe(
     self:ReviewWidget,
-    message:str='', # A line for the person
-) -> dict[str,Any]: # What the page shows
-    "The present picture, and where in the dataset it is"
+    message:str='', # Message to the user, one line
+) -> dict[str,Any]: # State of the page
+    "Describe the current image and its place in the dataset"
     review, counts = self.review, Counter(str(o.get('status') or 'auto') for o in self.review.dataset)
     row = review.row() if review.name is not None else {}
     prompt, score = (review.prompt(row), row.get('score')) if row else ('', None)
+    text = row.get('text') or ''
     return dict(
-        name=review.name, text=row.get('text') or '', auto_text=row.get('auto_text') or '', status=row.get('status') or 'auto',
-        captions=review.all_captions(row) if row else [], score=score if isinstance(score, (int, float)) else None, prompt=prompt if prompt != (row.get('text') or '') else '',
-        tokens=review.count_tokens(prompt) if review.count_tokens and prompt else None, mine=review.mine.get(review.name) or '',
+        name=review.name, text=text, auto_text=row.get('auto_text') or '', status=row.get('status') or 'auto',
+        captions=review.all_captions(row) if row else [], score=score if isinstance(score, (int, float)) else None,
+        prompt=prompt if prompt != text else '', mine=review.mine.get(review.name) or '',
+        tokens=review.count_tokens(prompt) if review.count_tokens and prompt else None,
         room=review.room, at=review._place.get(review.name, 0), shown=len(review), all=len(review.dataset),
         order=review.order, reverse=review.reverse, version=self.version, turn=self.turn, message=message,
         counts=', '.join(f'{counts[o]} {word}' for o, word in _WORDS.items() if counts[o]))
 
-_WORDS = dict(accepted='accepted', edited='edited', auto='not looked at', excluded='left out')
+_WORDS = dict(accepted='accepted', edited='edited', auto='not reviewed', excluded='excluded')
 
 # %% ../nbs/04_review_widget.ipynb #8fd82d6f
 @patch
 def answer(
     self:ReviewWidget,
-    content:dict, # What the page asks: `do`, and what belongs to it
+    content:dict, # Request from the page: `do`, and its parameters
 ) -> None:
-    "Do what a person asked for, and show what came of it"
+    "Handle a request from the page, and show the result"
     do = content.get('do')
     if do in ('rows', 'picture'): _painters.submit(self._send_pictures, dict(content))
     elif do == 'candidates': _thinkers.submit(self._send_candidates, dict(content))
@@ -97,28 +95,29 @@ def answer(
 @patch
 def act(
     self:ReviewWidget,
-    do:str|None, # What is asked
-    content:dict, # What belongs to it
+    do:str|None, # Name of the request
+    content:dict, # The request with its parameters
 ) -> None:
-    "Answer at once"
+    "Handle a request that is answered at once"
     if do in _LOOKS: self.send(_LOOKS[do](self.review, content))
     elif do in _ACTS: self.tell(content, _ACTS[do](self.review, content))
-    elif do == 'poll' and self.poll(): self.tell(content, 'somebody else changed captions; they are shown as they are now')
+    elif do == 'poll' and self.poll(): self.tell(content, 'captions were changed elsewhere; the current ones are shown')
     elif do == 'poll': self.send(dict(tell='alive'))
 
 @patch
 def tell(
     self:ReviewWidget,
-    content:dict, # What the page asked
-    message:str|None, # What to say of it
+    content:dict, # Request from the page
+    message:str|None, # Message to the user; None shows none
 ) -> None:
-    "Show the review as it is now"
+    "Update the page after a request"
     if content['do'] in ('sort', 'show', 'undo', 'redo', 'change', 'copy', 'poll'): self.version += 1
-    self.turn = content.get('turn', self.turn)               # so that the page knows when it is where it wants to be
+    self.turn = content.get('turn', self.turn)               # tells the page which request was answered last
     row = by_name(self.review.dataset).get(content.get('name'))
     touched = row and {'name': row['file_name'], 'text': row.get('text') or '', 'status': row.get('status') or 'auto'}
     self.marked, self.view = list(self.review.marked), self.describe(message or '') | dict(touched=touched)
 
+# %% ../nbs/04_review_widget.ipynb #8aa61ec2
 def _go(review, content):
     review.go(content['to'] if isinstance(content.get('to'), str) else int(content.get('by', 0)))
 
@@ -129,7 +128,7 @@ def _accept(review, content):
 
 def _number(content, key):
     try: return None if content.get(key) in (None, '') else float(content[key])
-    except (TypeError, ValueError): raise Problem(f"'{content[key]}' is not a number") from None
+    except (TypeError, ValueError): raise Problem(f"{key} must be a number, got '{content[key]}'") from None
 
 def _show(review, content):
     status = content.get('status') or None
@@ -138,11 +137,13 @@ def _show(review, content):
                 None if none else status, _number(content, 'below'), _number(content, 'above'), none,
                 bool(content.get('too_long')), content.get('words') or ())
 
+# %% ../nbs/04_review_widget.ipynb #b9b66979
 def _edits(review, content):
     asked = {k: o for k, o in content['edit'].items() if k in _MANY}
     return list_edits(review.token, review.class_word, **asked)
 
-_MANY = ('find', 'replace', 'regex', 'whole_words', 'ignore_case', 'drop', 'drop_repeats', 'put_token', 'prefix', 'suffix')
+_MANY = ('find', 'replace', 'regex', 'whole_words', 'ignore_case', 'drop', 'drop_repeats', 'put_token', 'prefix',
+         'suffix') # Edits that the page may request
 
 def _closing(name): return lambda review, content: getattr(review, name)().closing
 
@@ -151,14 +152,16 @@ _ACTS = dict(
     write=lambda review, content: _kept(review.write(content['name'], str(content['text']), content.get('seen'))),
     exclude=lambda review, content: _kept(review.exclude(content['name'], bool(content.get('out', True)))),
     sort=lambda review, content: review.sort(content['order'], bool(content.get('reverse'))),
-    next_uncaptioned=lambda review, content: None if review.next_uncaptioned() else 'there is none further down',
+    next_uncaptioned=lambda review, content: None if review.next_uncaptioned() else 'no uncaptioned image further down',
     mark=lambda review, content: review.mark(content['name'], content.get('upto')) and None,
     unmark=lambda review, content: review.marked.clear(),
     copy=lambda review, content: review.copy(content['name']).closing,
     change=lambda review, content: review.edit(*_edits(review, content)).closing,
 )
 
-def _kept(done): return done.closing if done.kept else None # What to say: only that somebody was faster
+def _kept(done):
+    "Message about a conflict; None without one"
+    return done.closing if done.kept else None
 
 # %% ../nbs/04_review_widget.ipynb #ec1156a9
 def _words(review, content):
@@ -174,26 +177,21 @@ _LOOKS = dict(words=_words, preview=_preview)
 
 # %% ../nbs/04_review_widget.ipynb #ecb0b5cf
 @patch
-def _count_tokens(
-    self:ReviewWidget,
-    base:str|Path|None, # The model whose tokens are counted
-) -> None:
-    "Load the tokenizer, and from then on show how many tokens a prompt has"
+def _count_tokens(self:ReviewWidget, base:str|Path|None) -> None:
+    "Load the tokenizer, and show token counts from then on"
     message = ''
     try: tokenizer = clip_tokenizer() if base is None else load_tokenizer(base)
     except Problem as e: tokenizer, message = clip_tokenizer(), f"tokens are counted with CLIP's tokenizer ({e})"
+    def count(prompt): return cut_prompts(tokenizer, [prompt], 75)[0][0]
     with self.lock:
-        self.review.count_tokens, self.review.room = lambda prompt: cut_prompts(tokenizer, [prompt], 75)[0][0], room_of(tokenizer)
+        self.review.count_tokens, self.review.room = count, room_of(tokenizer)
         self.view = self.describe(message or self.view['message'])
 
 @patch
-def _send_candidates(
-    self:ReviewWidget,
-    content:dict, # The picture's `name`, and the `prompt`
-) -> None:
-    "Ask the captioner, and send what it says"
+def _send_candidates(self:ReviewWidget, content:dict) -> None:
+    "Generate alternative captions, and send them"
     found, why = [], ''
-    try:                                                     # whatever goes wrong: a page that waits for ever would not say it
+    try:                                                     # report any error, or the page would wait forever
         from automode.captioners import as_captioner, load_captioner
         self.captioner = as_captioner(self.captioner) if callable(self.captioner) else load_captioner(self.captioner)
         found = self.review.candidates(content['name'], self.captioner, content.get('prompt'))
@@ -205,7 +203,7 @@ def _send_candidates(
 def poll(
     self:ReviewWidget,
 ) -> bool: # Has something changed?
-    "Look whether somebody else has written the captions"
+    "Check whether the captions were changed elsewhere"
     path = self.review.dataset.folder/'metadata.jsonl'
     try: now = (path.stat().st_mtime_ns, path.stat().st_size)
     except OSError: return False
@@ -214,17 +212,15 @@ def poll(
     return bool(self.review.refresh())
 
 @patch
-def _send_pictures(
-    self:ReviewWidget,
-    content:dict, # `rows` from `start` to `stop`, or the `picture` called `name`
-) -> None:
-    "Make thumbnails, or the large picture, and send them"
+def _send_pictures(self:ReviewWidget, content:dict) -> None:
+    "Send thumbnails, or the large image"
     review, dataset, rows = self.review, self.review.dataset, by_name(self.review.dataset)
     def uri(name, size):
-        if name not in rows: return ''                       # only pictures of the dataset
+        if name not in rows: return ''                       # only images of the dataset
         try: return _picture(str(path := dataset.path(rows[name])), path.stat().st_mtime_ns, dataset.background, size)
-        except (OSError, Problem): return ''                 # gone, or by now a link that leads out of the folder
-    if content['do'] == 'picture': return self.send(dict(tell='picture', name=content['name'], uri=uri(content['name'], LARGE)))
+        except (OSError, Problem): return ''                 # removed, or replaced by a link out of the folder
+    if content['do'] == 'picture':
+        return self.send(dict(tell='picture', name=content['name'], uri=uri(content['name'], LARGE)))
     if content.get('version') != self.version: return
     start = max(0, int(content['start']))
     names = review.names[start:min(int(content['stop']), start + 60)]
@@ -233,13 +229,14 @@ def _send_pictures(
              score=s if isinstance(s := rows[name].get('score'), (int, float)) else None, thumb=uri(name, THUMB))
         for n, name in enumerate(names) if name in rows]))
 
+# %% ../nbs/04_review_widget.ipynb #c99cf4a7
 def review(
-    dataset:Dataset|str|Path, # A dataset or its folder
+    dataset:Dataset|str|Path, # Dataset or its folder
     order:str='score', # `score` (worst first), `name`, `length` or `status`
-    token:str|None=None, # The word that names the subject in prompts
-    class_word:str|None=None, # What kind of thing it is
-    base:str|Path|None=None, # What will be trained on, whose tokens are counted; None means CLIP's, as in SD 1.x, 2.x and SDXL
-    captioner:str|Path|Callable='starter', # Who is asked for other captions: `starter`, a folder, a Hub id, or a function
-) -> ReviewWidget: # Shows itself in a notebook
-    "Look the captions of a dataset over"
+    token:str|None=None, # Token that names the subject in prompts
+    class_word:str|None=None, # Class of the subject, e.g. "dog"
+    base:str|Path|None=None, # Base model whose tokenizer counts tokens; None means CLIP's, as in SD 1.x, 2.x and SDXL
+    captioner:str|Path|Callable='starter', # Captioner for alternatives: `starter`, a folder, a Hub id, or a function
+) -> ReviewWidget: # Widget, displayed in a notebook
+    "Review the captions of a dataset in a notebook"
     return ReviewWidget(Review(dataset, order, token, class_word), base, captioner)

@@ -18,41 +18,38 @@ from .core import widget_source
 from .run import Run, running_means
 
 # %% ../nbs/07_run_widget.ipynb #584e36d5
-def in_notebook() -> bool: # Not while notebooks are tested or built into pages (`IN_TEST`), where nobody looks
-    "Is there somebody who can see a widget?"
+def in_notebook() -> bool: # False also while notebooks are tested or built into pages (`IN_TEST`)
+    "Can a widget be displayed?"
     shell = sys.modules['IPython'].get_ipython() if 'IPython' in sys.modules else None
     return hasattr(shell, 'kernel') and not os.environ.get('IN_TEST')
 
-def _in_words(
-    now:dict, # From `Run.now`
-) -> list[tuple[str,str]]: # What it is called, and the number
-    "The numbers that a person wants to see"
-    facts = {'loss': ('loss', '.4f'), 'validation_loss': ('validation loss', '.4f'), 'learning_rate': ('learning rate', '.2e'),
-             'samples_per_second': ('samples a second', '.3g')}
+def _in_words(now:dict) -> list[tuple[str,str]]:
+    "Format the key figures of a run"
+    facts = {'loss': ('loss', '.4f'), 'validation_loss': ('validation loss', '.4f'),
+             'learning_rate': ('learning rate', '.2e'), 'samples_per_second': ('images per second', '.3g')}
     shown = [(label, format(now[key], form)) for key, (label, form) in facts.items()
-             if now[key] is not None and math.isfinite(now[key]) and (now[key] or key != 'learning_rate')]   # at its end a schedule is at 0
+             if now[key] is not None and math.isfinite(now[key])
+             and (now[key] or key != 'learning_rate')]       # 0 at the end of a schedule
     return shown + ([('memory', f"{now['memory']/1e9:.2f} GB")] if now['memory'] else [])
 
 # %% ../nbs/07_run_widget.ipynb #590f686e
-POINTS = 500 # Points of a curve, at the most
+POINTS = 500 # Maximum number of points of a curve
 
-def _every(
-    rows:list, # Rows of a curve
-) -> list: # As many as are sent, with the last
-    "Thin a curve out"
+def _every(rows:list) -> list:
+    "Thin out a curve"
     step = max(1, -(-len(rows) // POINTS))
     return rows[::-1][::step][::-1]
 
 class RunWidget(anywidget.AnyWidget):
-    "A training run in a notebook, as its folder says"
+    "Widget that shows a training run in a notebook"
     _esm, _css = widget_source('run')
     view = traitlets.Dict().tag(sync=True) # Numbers and curves
-    pictures = traitlets.List().tag(sync=True) # The first and the newest samples: a label and a `data:` address for each
+    pictures = traitlets.List().tag(sync=True) # First and newest samples: a label and a `data:` address for each
 
     def __init__(
         self,
-        run:Run, # What it shows
-        own:bool=False, # Does the cell that shows it train?
+        run:Run, # Run to show
+        own:bool=False, # Is the run trained by the same cell?
     ):
         self.run, self.own, self.drawn, self.ended = run, own, [], threading.Event()
         super().__init__(view=self.describe())
@@ -63,21 +60,22 @@ class RunWidget(anywidget.AnyWidget):
 @patch
 def describe(
     self:RunWidget,
-    message:str='', # A line for the person
-) -> dict[str,Any]: # What the page shows
-    "How the run stands"
+    message:str='', # Message to the user, one line
+) -> dict[str,Any]: # State of the page
+    "Describe the status of the run"
     now = self.run.now()
     losses, held = ([o for o in now[key] if math.isfinite(o[1])] for key in ('losses', 'held'))
     means = running_means([o[1] for o in losses], max(5, len(losses)//30))
-    hints = dict(stopped=f"it stands still; the same call goes on from step {now['step']}", done=f'the LoRA is {self.run.lora}',
+    hints = dict(stopped=f"stopped; make the same call again to resume from step {now['step']}",
+                 done=f'the LoRA is {self.run.lora}',
                  training='to stop it, interrupt the kernel (■); a checkpoint is kept' if self.own else '')
     return {o: now[o] for o in ('name', 'state', 'step', 'of', 'seconds_left', 'best')} | dict(
         own=self.own, facts=_in_words(now), losses=_every(losses), means=_every(means), held=_every(held),
         message=message or hints[now['state']])
 
 @patch
-def refresh(self:RunWidget) -> str: # The run's state
-    "Read what is new, and show it; pictures are opened when there is another one"
+def refresh(self:RunWidget) -> str: # State of the run
+    "Read new data, and show it; samples are opened only when there are new ones"
     view, drawn = self.describe(), self.run.samples
     if view != self.view: self.view = view
     if drawn != self.drawn: self.drawn, self.pictures = drawn, self.run.first_and_last()
@@ -86,43 +84,44 @@ def refresh(self:RunWidget) -> str: # The run's state
 @patch
 def answer(
     self:RunWidget,
-    content:dict, # What the page asks: `do`
+    content:dict, # Request from the page: `do`
 ) -> None:
-    "Stop the run, when a person wants it"
-    if content.get('do') == 'stop' and not self.run.stop(): self.view = self.describe('nobody is training here any longer')
+    "Stop the run when the button is clicked"
+    if content.get('do') == 'stop' and not self.run.stop():
+        self.view = self.describe('this run is no longer being trained')
 
 # %% ../nbs/07_run_widget.ipynb #d551bb94
 @patch
 def follow(
     self:RunWidget,
-    seconds:float=1., # Between two looks
-) -> threading.Thread: # It works until the run is done, the widget closed, or `ended` set
+    seconds:float=1., # Interval between two updates
+) -> threading.Thread: # Thread that runs until the run is done, the widget closed, or `ended` set
     "Keep the widget up to date"
     def look():
-        "Until there is nothing more to see"
+        "Refresh until the run is done"
         while not self.ended.wait(seconds) and self.comm is not None:
             try:
                 if self.refresh() == 'done': break
-            except Exception as e:                           # a folder that is moved away does not end the notebook
+            except Exception as e:                           # a removed folder does not end the notebook
                 self.view = dict(self.view, message=str(e))
     thread = threading.Thread(target=look, name='watch a run', daemon=True)
     thread.start()
     return thread
 
 def watch(
-    run:Run|str|Path='run', # A run, or its folder
-) -> RunWidget: # Shows itself in a notebook
-    "Watch a training run, whoever trains"
+    run:Run|str|Path='run', # Run or its folder
+) -> RunWidget: # Widget, displayed in a notebook
+    "Watch a training run of any process"
     widget = RunWidget(run if isinstance(run, Run) else Run(run))
     if widget.view['state'] != 'done': widget.follow()
     return widget
 
 @contextmanager
 def show_live(
-    folder:Path, # The folder of the run that begins
-    wanted:bool=True, # Is this the process that speaks for all?
-) -> Iterator[bool]: # Is it shown? Else a progress bar is wanted
-    "Within the block, show the run in the cell that trains"
+    folder:Path, # Folder of the starting run
+    wanted:bool=True, # Is this the main process?
+) -> Iterator[bool]: # Is the widget shown? If not, use a progress bar
+    "Show the run within the block, in the cell that trains"
     if not (wanted and in_notebook()):
         yield False
         return
@@ -130,4 +129,4 @@ def show_live(
     display(widget := RunWidget(Run(folder), own=True))
     widget.follow()
     try: yield True
-    finally: widget.own = False                              # the thread sees how it ends
+    finally: widget.own = False                              # the thread still shows how it ends

@@ -83,7 +83,7 @@ def test_a_person_plays(lab, browser, playing):
     page.select_option("select[aria-label=\"the grid's y\"]", '')
     page.fill("[aria-label=\"values of the grid's x\"]", 'much')
     page.click('text=draw the grid')
-    page.wait_for_selector('text=/numbers with commas/')
+    page.wait_for_selector('text=/numbers separated by commas/')
     page.fill("[aria-label=\"values of the grid's x\"]", '0, 1')
     page.click('text=draw the grid')
     page.wait_for_selector('.amp-grid[src^=data]', timeout=90_000)

@@ -93,7 +93,7 @@ def test_the_next_without_a_caption(person):
     person.press('n')
     person.see(lambda: person.at == 'style_04.png')
     person.press('n')
-    person.see(lambda: 'none further down' in person.text('message'))
+    person.see(lambda: 'further down' in person.text('message'))
 
 def test_what_was_typed_stays_with_its_picture(person):
     name = person.at
@@ -130,7 +130,7 @@ def test_another_writer_is_noticed(person):
     name = person.at
     Review(person.folder).write(name, 'written elsewhere')
     person.see(lambda: person.page.input_value('.am-editor') == 'written elsewhere')
-    assert 'somebody else' in person.text('message')
+    assert 'changed elsewhere' in person.text('message')
 
 def test_a_conflict_is_shown_and_decided(person):
     name = person.at

@@ -67,5 +67,5 @@ def test_the_button_stops_another_process(lab, browser):
     said = process.communicate(timeout=180)[0]
     assert 'stopped at step' in said and Run(folder/'long').checkpoints
     page.wait_for_function("() => /^stopped/.test(document.querySelector('.amt-state').textContent)", timeout=120_000)
-    assert 'goes on from step' in page.inner_text('.amt-message') and not (folder/'long'/'stop').exists() and complaints == []
+    assert 'resume from step' in page.inner_text('.amt-message') and not (folder/'long'/'stop').exists() and complaints == []
     page.close()

@@ -7,7 +7,7 @@ const KEYS = [
   ['c', 'other captions'], ['m', 'mark, or take the mark away'], ['p', 'give this caption to the marked ones'], ['?', 'show or hide these keys'],
 ]
 const ROW = 76, SPARE = 4, PAUSE = 400, PATIENCE = 6000  // pixels, rows, milliseconds
-const SAID = { auto: '', edited: 'edited', accepted: 'accepted', excluded: 'left out' }
+const SAID = { auto: '', edited: 'edited', accepted: 'accepted', excluded: 'excluded' }
 const CHANGES = [['replace', 'find and replace'], ['prefix', 'put before'], ['suffix', 'put after'], ['drop', 'leave out'], ['drop_repeats', 'leave out repeats'], ['put_token', 'put the token in']]
 
 // captions are kept with single blanks; what differs in blanks alone is the same
@@ -38,7 +38,7 @@ function render({ model, el }) {
   // the line at the top: order, status, search
   const order = select(top, 'Order', [['score', 'worst first'], ['name', 'by name'], ['length', 'by length'], ['status', 'by status']], sort)
   const turned = button(top, '↓', 'the other way round', () => sort(order.value, !view.reverse))
-  const status = select(top, 'Show', [['', 'all'], ['uncaptioned', 'without a caption'], ['auto', 'not looked at'], ['edited', 'edited'], ['accepted', 'accepted'], ['excluded', 'left out']], filter)
+  const status = select(top, 'Show', [['', 'all'], ['uncaptioned', 'without a caption'], ['auto', 'not reviewed'], ['edited', 'edited'], ['accepted', 'accepted'], ['excluded', 'excluded']], filter)
   const search = make('input', 'am-input amr-search', top)
   search.type = 'search'
   search.placeholder = 'words in the caption'
