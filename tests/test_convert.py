@@ -8,7 +8,7 @@ from automode.convert import convert, read_folder
 from automode.core import Problem, data_path
 from automode.dataset import Dataset, new_row
 from automode.filling import fill_folder
-from automode.formats import caption_from_path
+from automode.formats_file_names import caption_from_path
 from automode.lock import lock_dataset
 
 SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
