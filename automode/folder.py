@@ -12,21 +12,19 @@ from .convert import Reading, read_folder
 from .core import as_path, counted, shell_word
 from .dataset import METADATA, Dataset, find_metadata, note_taken, read_taken
 from .edits import Edit, edit_captions
-from .formats import is_ours, read_table
+from .formats import formats, is_ours, read_table
 from .history import Changes
 from .images import list_folder
 from .rows import new_row, picture_key
 
 # %% ../nbs/03_folder.ipynb #955f3bf8
-_BY_NAME = ('filenames', 'joepenna', 'everydream') # Formats whose captions are the names of the files
-
 def _forget(row):
     "Make the caption of `row` empty; every key of another program stays"
     row |= {k: o for k, o in new_row(row['file_name']).items() if k in ('text', 'status')}
 
 def _set_names_aside(reading, names_count):
     "Leave out the captions of `reading` that are names of files, and those that are names of folders unless they count"
-    by_name = reading.name in _BY_NAME
+    by_name = formats[reading.name].by_name
     for row in reading.dataset:
         if by_name or not names_count and row['file_name'] in reading.from_names: _forget(row)
     if not by_name: return

@@ -3,6 +3,7 @@ title: Options
 description: The values that each setting accepts, from the registries that check them
 ---"""
 # Generated when the site is built, from the same registries that check the settings and produce `--help`
+from automode.formats import formats
 from automode.options import SETTINGS
 
 print("""Each of these settings of `automode train` and `automode run` has a registry in `automode.options`, with one entry per value. Names are
@@ -13,3 +14,13 @@ for setting, options in SETTINGS.items():
     for name, o in options.items(): print(f"| `{name}` | {o.help} | {f'`pip install {o.needs}`' if o.needs else ''} |")
     excluded = [f'- `{name}`: {other} must be {" or ".join(map(str, allowed))}' for name, o in options.items() for other, allowed in o.allows.items()]
     if excluded: print('\nWith these, other settings are limited:\n\n' + '\n'.join(excluded))
+
+print("""
+## Dataset formats {#formats}
+
+The values of `automode convert --from` and `--to`, from the registry `automode.formats.formats`. A format without "loses" is read-only. To add one, write its reader, its
+writer and the function that recognizes it in one file, and add an entry.
+
+| value | description | loses |
+|---|---|---|""")
+for name, o in formats.items(): print(f"| `{name}` | {o.help} | {o.loses if o.writer else ''} |")
