@@ -489,8 +489,11 @@ def command_parser(
 ) -> Parser: # Its parser
     "Make the parser of a command"
     function, example, _, settings = commands[name]
+    from automode.captioners import CAPTIONERS
     if settings: from automode.config import TrainConfig as settings
     parser = make_parser(function, f'automode {name}', example, settings or None)
+    for o in parser._actions:
+        if o.dest == 'captioner': o.help = o.help.replace(' (default:', f'; kinds: {CAPTIONERS.listed} (default:')
     if name == 'convert': _list_formats(parser)
     return parser
 

@@ -70,26 +70,32 @@ def find_pictures(
     return _find(path, _see(path, from_), Notes(), bool(from_), options)
 
 # %% ../nbs/03_convert.ipynb #460f3a08
-_named_only = ('columns not used', 'options not taken', 'defaults not followed', 'caption files that another one overrules') # Kinds that are not counted
+_named_only = ('columns not used', 'options not taken', 'defaults not followed',
+               'caption files that another one overrules') # Kinds that are not counted
 
 def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.png)`
     "Summarize what was passed over"
     if kind == 'files by suffix':
-        said = [f'{o or "no suffix"} {n}' for o, n in Counter(os.path.splitext(o)[1].lower() for o in names).most_common()]
+        said = [f'{o or "no suffix"} {n}' for o,
+                n in Counter(os.path.splitext(o)[1].lower() for o in names).most_common()]
     else: said = names
     shown = ', '.join(said[:8]) + ', …'*(len(said) > 8)
     if kind in _named_only: return make_printable(f'{kind}: {shown}')
-    if len(names) == 1: kind = re.sub(r'\b(settings )?(file|image|mask|name|table|folder|row)s\b', r'\1\2', kind.replace('tables or', 'table or'), count=1)
+    if len(names) == 1: kind = re.sub(r'\b(settings )?(file|image|mask|name|table|folder|row)s\b', r'\1\2',
+                                      kind.replace('tables or', 'table or'), count=1)
     return make_printable(f'{len(names)} {kind} ({shown})')
 
 _TABLES = 'tables or settings files not read'
 
 def _say_how_to_read(folder:Path, names:Iterable[str]) -> str: # Empty without a table that may hold captions
     "Advise how to read captions in a table with an unknown name"
-    name = next((o for o in names if re.search(r'\.(csv|jsonl)$|(capt|label|prompt|text|tags|descri|metadata)[^/]*\.json$', o, re.I)), None)
+    name = next((o for o in names
+                 if re.search(r'\.(csv|jsonl)$|(capt|label|prompt|text|tags|descri|metadata)[^/]*\.json$', o, re.I)),
+                None)
     if not name: return ''
     other_name = '' if name.lower().endswith('.json') else f"call it metadata{os.path.splitext(name)[1].lower()}, or "
-    return make_printable(f"; if there are captions in {name}: {other_name}run automode captions {shell_word(folder)} --from {shell_word(folder/name)}")
+    return make_printable(f"; if there are captions in {name}: {other_name}run automode captions "
+                          f"{shell_word(folder)} --from {shell_word(folder/name)}")
 
 # %% ../nbs/03_convert.ipynb #71d85aa0
 @dataclass
@@ -111,21 +117,25 @@ class Reading:
         text += f'captions from {make_printable(self.captions_from)}' if self.captions_from else 'no captions'
         if self.masks: text += f", {counted(len(self.masks), 'mask')}"
         left = '; '.join(_say_left_out(k, o) for k, o in self.left_out.items())
-        return text + (f'; left out: {left}' if left else '') + _say_how_to_read(self.dataset.folder, self.left_out.get(_TABLES, ()))
+        return text + (f'; left out: {left}' if left else '') + _say_how_to_read(self.dataset.folder,
+                                                                                 self.left_out.get(_TABLES, ()))
 
 # %% ../nbs/03_convert.ipynb #41874d0f
 def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading: # With everything that was passed over
     "Put together what is said of a folder"
     listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
     short = lambda o: o.relative_to(path).as_posix()
-    tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables and o.name != 'changed.jsonl']
+    tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables
+              and o.name != 'changed.jsonl']
     left_out:dict[str,list[str]] = {'files by suffix': [], _TABLES: list(map(short, tables))}
     for o, reason in listing.left_out.items():
         says_nothing = o.suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
         left_out.setdefault(f'files because {reason}' if says_nothing else 'files by suffix', []).append(short(o))
     left_out |= {kind: list(names) for kind, names in notes.left_out.items()}
-    return Reading(seen.name, seen.reason, dataset, ' and '.join(o for o, n in notes.captions.items() if n), {k: o for k, o in left_out.items() if o},
-                   list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()}, {short(k): o for k, o in listing.left_out.items()}, notes.from_names)
+    return Reading(seen.name, seen.reason, dataset, ' and '.join(o for o, n in notes.captions.items() if n),
+                   {k: o for k, o in left_out.items() if o},
+                   list(notes.foreign), {short(k): short(o) for k, o in listing.masks.items()},
+                   {short(k): o for k, o in listing.left_out.items()}, notes.from_names)
 
 # %% ../nbs/03_convert.ipynb #0a9bd3f3
 def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every image
@@ -156,7 +166,8 @@ def read_folder(
     "Decide what a folder is, and read it; every command reads folders with this"
     path, notes = as_path(path), Notes(but)
     if not path.exists() and is_stored(path):
-        raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert {shell_word(path)} OUT --to automode")
+        raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert "
+                      f"{shell_word(path)} OUT --to automode")
     seen = _see(path, from_, notes)
     folder = path if path.is_dir() else path.parent
     advice = f"make a dataset of them with: automode convert {shell_word(path)} OUT --to automode"
@@ -174,7 +185,7 @@ def read_folder(
             known.add(key)
         else: raise Problem(f"the images of '{path}' are not in it under their names; {advice}")
     if folder/METADATA != but and (folder/METADATA).is_file():
-        there = Dataset.read(folder)                                            # so that `write` keeps a copy of lines that are no rows
+        there = Dataset.read(folder)  # so that `write` keeps a copy of lines that are no rows
         dataset._known, dataset._dropped = there._known, there._dropped
     return _reading(path, seen, dataset, notes)
 
@@ -198,11 +209,13 @@ def _find_wrong(src:Path, out:Path, to:str|None, from_:str|None, options:WriterO
     for name in ('repeats', 'shard_pictures', 'shard_bytes'):
         value = getattr(options, name)
         if value is None and name == 'repeats': continue
-        if type(value) is not int or value < 1: yield f'{name} must be a whole number of 1 or more, got {shorten(repr(value))}'
+        if type(value) is not int or value < 1:
+            yield f'{name} must be a whole number of 1 or more, got {shorten(repr(value))}'
     for name in ('token', 'class_word'):
         value = getattr(options, name)
         if value is not None and not isinstance(value, str): yield f'{name} must be text, got {shorten(repr(value))}'
-    if is_inside(out, src) or src.is_dir() and is_inside(src, out): yield f"out must be a separate folder, got '{out}' for '{src}'"
+    if is_inside(out, src) or src.is_dir() and is_inside(src, out):
+        yield f"out must be a separate folder, got '{out}' for '{src}'"
 
 def _check_options(src:Path, out:Path, to:str|None, from_:str|None, options:WriterOptions) -> None:
     "Raise a `Problem` that names every wrong option"
@@ -254,7 +267,8 @@ def _usable(
         name = o.row['file_name']
         reason = o.reason or form_trouble(o.row)
         if not reason and os.path.normpath(name) in names: reason = 'there is a row for it already'
-        if not reason and isinstance(o.source, Path) and not os.access(o.source, os.R_OK): reason = 'its rights do not allow it'
+        if not reason and isinstance(o.source, Path) and not os.access(o.source, os.R_OK):
+            reason = 'its rights do not allow it'
         if reason: out.reject(o.row, reason)
         elif o.row.get('status') == 'excluded' and to.name != 'automode': result.excluded += 1
         else:
@@ -286,7 +300,8 @@ def _put_masks(out:Output, src:Path, reading:Reading, link:bool) -> None:
 
 def _note_lost(to:Format, dataset:Dataset, reading:Reading) -> None:
     "Note masks and captions that the format has no place for"
-    if reading.masks and not to.has_masks: reading.left_out[f'masks without a place in {to.name}'] = list(reading.masks.values())
+    if reading.masks and not to.has_masks:
+        reading.left_out[f'masks without a place in {to.name}'] = list(reading.masks.values())
     several = [o['file_name'] for o in dataset if isinstance(o.get('captions'), list) and len(o['captions']) > 1]
     if several and not to.has_captions: reading.left_out['images of whose captions only the first is written'] = several
 
@@ -300,7 +315,8 @@ def _put_notes(out:Output, result:Converted) -> None:
 def convert(
     src:str|Path, # Folder of captioned images, `.tar`, `.toml` or `.parquet`, or id of a dataset on the Hub
     out:str|Path, # Output folder: empty, or from the same command before
-    to:str|None=None, # Format to write, see `formats`; None takes `kohya`, or `automode` for a source in kohya's formats
+    to:str|None=None,
+            # Format to write, see `formats`; None takes `kohya`, or `automode` for a source in kohya's formats
     from_:str|None=None, # Format of `src`; None detects it
     token:str|None=None, # Instance token, filled in or put in front
     class_word:str|None=None, # Class of the subject
@@ -317,16 +333,20 @@ def convert(
     _check_options(src, out, to, from_, options)
     seen = _see(src, from_, notes := Notes())
     target = formats[writable().pick(to).name if to else 'automode' if seen.name.startswith('kohya') else 'kohya']
-    find = lambda notes: _find(src, seen, notes, bool(from_), dict(token=token, class_word=class_word, text_column=text_column))
+    find = lambda notes: _find(src, seen, notes, bool(from_),
+                               dict(token=token, class_word=class_word, text_column=text_column))
     _look_over(find(notes), target, options, dataset := Dataset(src))
     reading = _reading(src, seen, dataset, notes)
-    settings = dict(src=os.path.realpath(src), to=target.name, from_=seen.name, text_column=text_column, **options._asdict())
+    settings = dict(src=os.path.realpath(src), to=target.name, from_=seen.name, text_column=text_column,
+                    **options._asdict())
     with fill_folder(out, settings) as folder:
         return _write(find(Notes()), target, folder, options, dataset, reading)
 
-def _write(found:Iterable[Found], to:Format, out:Output, options:WriterOptions, dataset:Dataset, reading:Reading) -> Converted:
+def _write(found:Iterable[Found], to:Format, out:Output, options:WriterOptions, dataset:Dataset,
+           reading:Reading) -> Converted:
     "Write the images, then their masks and the notes"
-    result = Converted(out.folder, to.name, rejected=out.rejected, changed=out.changed, notes='.automode/'*to.only_images, reading=reading)
+    result = Converted(out.folder, to.name, rejected=out.rejected, changed=out.changed,
+                       notes='.automode/'*to.only_images, reading=reading)
     masks = {k: dataset.folder/o for k, o in reading.masks.items()}
     found = progress(found, f'writing {to.name}', len(dataset) + len(dataset.bad))
     to.write(_counted(_usable(found, to, out, options, result, masks), out, result), out, options)
@@ -358,9 +378,11 @@ def from_datasets(
     if isinstance(ds, dict): raise Problem(f"it has splits; give one of them, e.g. ds['{next(iter(ds))}']")
     for column in (image_column, text_column):
         if column not in ds.column_names:
-            raise Problem(f"there is no column '{shorten(column)}'; the columns are {shorten(', '.join(ds.column_names), 300)}")
+            raise Problem(f"there is no column '{shorten(column)}'; the columns are "
+                          f"{shorten(', '.join(ds.column_names), 300)}")
     ds = ds.cast_column(image_column, datasets.Image(decode=False))
-    columns = dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column, text_column=text_column)
+    columns = dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column,
+                   text_column=text_column)
     taken, rows, bad = {}, [], {}
     with fill_folder(out, columns) as folder:
         for n, o in enumerate(progress(ds, 'writing images')):
@@ -370,6 +392,7 @@ def from_datasets(
                 folder.put(name, stored.get('bytes') or Path(stored['path']))
             except (OSError, KeyError, TypeError, AttributeError, Image.DecompressionBombError) as e:
                 bad[f'row {n}'] = f'it has no image that can be read ({e})'
-            else: rows.append(new_row(name, text) | json.loads(json.dumps(o, default=str)) | dict(file_name=name, text=text))
+            else: rows.append(new_row(name, text) | json.loads(json.dumps(o, default=str))
+                              | dict(file_name=name, text=text))
         folder.put(METADATA, b''.join(map(format_row, rows)))
     return Dataset(out, rows, bad)

@@ -29,7 +29,8 @@ def _set_names_aside(reading, names_count):
         if by_name or not names_count and row['file_name'] in reading.from_names: _forget(row)
     if not by_name: return
     reading.name, reading.reason, reading.captions_from = 'sidecars', 'there are no captions', ''
-    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name'] for o in reading.dataset]
+    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name']
+                                                                                       for o in reading.dataset]
 
 # %% ../nbs/03_folder.ipynb #510d57e9
 def open_folder(
@@ -72,7 +73,8 @@ def as_dataset(
     table = find_metadata(as_path(folder))
     if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(as_path(folder))
     dataset = open_folder(folder).dataset
-    return dataset if bare or any(o.get('text') for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
+    return dataset if bare or any(o.get('text')
+                                  for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
@@ -96,8 +98,10 @@ def tell_stale(
     taken = read_taken(dataset.folder)
     changed, unread = [o for o in stale if o in taken], [o for o in stale if o not in taken]
     said = [f"{counted(len(o), 'caption')} {what} ({', '.join(o[:3])}{' …'*(len(o) > 3)})"
-            for o, what in ((changed, f"changed in '{source}' after being read"), (unread, f"of '{source}' not read yet")) if o]
-    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from {shell_word(source)}"]
+            for o, what in ((changed, f"changed in '{source}' after being read"),
+                            (unread, f"of '{source}' not read yet")) if o]
+    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from "
+            f"{shell_word(source)}"]
 
 # %% ../nbs/03_folder.ipynb #2de6da4a
 def take_outside(
@@ -110,6 +114,7 @@ def take_outside(
     dataset = as_dataset(dataset)
     stale = dataset.stale(read_outside(dataset, source))
     step = Edit('take over captions changed outside', lambda text, row: stale[picture_key(row)])
-    changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run, show=show)
+    changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run,
+                            show=show)
     if not dry_run: note_taken(dataset.folder, stale)
     return changes

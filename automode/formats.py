@@ -122,7 +122,8 @@ def note_unused(
     for path in sidecars.unused():
         try: binary = is_binary(_start_of(path))
         except OSError: binary = False
-        notes.add('binary files, not text' if binary else 'text files without an image', path.relative_to(sidecars.folder).as_posix())
+        notes.add('binary files, not text' if binary else 'text files without an image',
+                  path.relative_to(sidecars.folder).as_posix())
 
 def _start_of(path:Path) -> bytes: # Empty for what is not a regular file
     "Read the beginning of a file"
@@ -161,11 +162,13 @@ def find_others(
     images = notes.look_into(folder).images
     sidecars = Sidecars(folder, images)
     for path in images:
-        if path.relative_to(sidecars.folder).as_posix() not in names: yield find_beside(path, sidecars, caption_keys, notes)
+        if path.relative_to(sidecars.folder).as_posix() not in names:
+            yield find_beside(path, sidecars, caption_keys, notes)
     note_sidecars(sidecars, notes)
 
 # %% ../nbs/02_formats.ipynb #e0717533
-FILE_COLUMNS = ('file_name', 'filename', 'file', 'filepath', 'file_path', 'image', 'image_path', 'image_file', 'img', 'path', 'name')
+FILE_COLUMNS = ('file_name', 'filename', 'file', 'filepath', 'file_path', 'image', 'image_path', 'image_file', 'img',
+                'path', 'name')
 
 def find_column(
     columns:Iterable[Any], # Names of the columns of a table
@@ -186,8 +189,10 @@ def _csv_rows(path:Path) -> Iterator[tuple[int,Any]]: # Line numbers and rows
         table = csv.reader(f, delimiter=mark)
         columns = [o.strip() for o in next(table, [])]
         if not find_column(columns, FILE_COLUMNS):
-            raise Problem(f"'{path}' has no column of file names (its columns are: {', '.join(columns)[:200]}); call that column file_name")
-        if len(set(columns)) < len(columns): raise Problem(f"'{path}' has two columns of the same name ({', '.join(columns)[:200]}); rename one")
+            raise Problem(f"'{path}' has no column of file names (its columns are: {', '.join(columns)[:200]}); call "
+                          f"that column file_name")
+        if len(set(columns)) < len(columns):
+            raise Problem(f"'{path}' has two columns of the same name ({', '.join(columns)[:200]}); rename one")
         for cells in table:
             if not any(cells): continue
             row = dict(itertools.zip_longest(columns, cells[:len(columns)]))
@@ -207,7 +212,8 @@ def read_table(
         try: import pyarrow.parquet
         except ImportError: raise Problem(f"reading '{path}' needs pyarrow; run: pip install pyarrow") from None
         try: table = pyarrow.parquet.read_table(path)
-        except (OSError, ValueError) as e: raise Problem(f"'{path}' is not a readable parquet file ({shorten(e)}); restore it or remove it") from None
+        except (OSError, ValueError) as e:
+            raise Problem(f"'{path}' is not a readable parquet file ({shorten(e)}); restore it or remove it") from None
         yield from enumerate(table.to_pylist(), 1)
     else:
         with open(path, 'rb') as f:
@@ -230,7 +236,9 @@ MAX_REPEATS = 100_000 # Highest number of repeats
 
 def _holds_text(value:Any) -> bool: # True for a list of texts too
     "Tell whether a cell holds a caption"
-    return isinstance(value, str) and bool(value.strip()) or isinstance(value, list) and any(isinstance(o, str) and o.strip() for o in value)
+    return isinstance(value, str) and bool(value.strip()) or isinstance(value,
+                                                                        list) and any(isinstance(o, str) and o.strip()
+                                                                                      for o in value)
 
 def choose_column(
     rows:Iterable[Any], # Rows of a table
@@ -280,12 +288,14 @@ def note_columns(
     "Choose the column of the captions, and note the others"
     columns, ours = list(dict.fromkeys(k for o in rows for k in o)), any(map(is_ours, rows))
     if text_column and text_column not in columns:
-        raise Problem(f"there is no column '{shorten(text_column)}'; the columns are {shorten(', '.join(map(str, columns)), 300)}")
+        raise Problem(f"there is no column '{shorten(text_column)}'; the columns are "
+                      f"{shorten(', '.join(map(str, columns)), 300)}")
     text = text_column or ('text' if ours else choose_column(rows))
     if text: notes.captions[f'column {text} of {table}'] += sum(_holds_text(o.get(text)) for o in rows)
     if not ours:
         notes.add('columns not used', *(str(o) for o in columns if o not in (file, text)))
-        notes.foreign |= dict.fromkeys(o for o in OUR_KEYS if o in columns and not (o == text and o in ('text', 'captions')))
+        notes.foreign |= dict.fromkeys(o for o in OUR_KEYS if o in columns
+                                       and not (o == text and o in ('text', 'captions')))
     return text
 
 # %% ../nbs/02_formats.ipynb #4fcc0ef1
@@ -367,40 +377,57 @@ _ours, _kohya, _text = 'automode.formats_imagefolder', 'automode.formats_kohya',
 _tar, _stored, _names = 'automode.formats_webdataset', 'automode.formats_stored', 'automode.formats_file_names'
 
 formats:Options[Format] = Options('format',
-    Format('automode', 'Dataset of automode: images and metadata.jsonl', f'{_ours}:find_automode', title='a dataset of automode',
+    Format('automode', 'Dataset of automode: images and metadata.jsonl', f'{_ours}:find_automode',
+           title='a dataset of automode',
            writer=f'{_ours}:write_automode', recognizer=f'{_ours}:recognize_automode', filler='', loses='nothing',
            has_masks=True, has_captions=True, is_obvious=True),
     Format('imagefolder', 'Hugging Face imagefolder: metadata.jsonl, .csv or .parquet, optionally in train/ and test/',
            f'{_ours}:find_imagefolder', title='an imagefolder', writer=f'{_ours}:write_imagefolder', has_captions=True,
-           recognizer=f'{_ours}:recognize_imagefolder', loses='excluded images, templates; lists and mixed values become JSON text'),
-    Format('kohya', "Folders for kohya's sd-scripts, e.g. 10_tiantian rabbit, with .txt or .caption files", f'{_kohya}:find_kohya',
+           recognizer=f'{_ours}:recognize_imagefolder',
+           loses='excluded images, templates; lists and mixed values become JSON text'),
+    Format('kohya', "Folders for kohya's sd-scripts, e.g. 10_tiantian rabbit, with .txt or .caption files",
+           f'{_kohya}:find_kohya',
            title='kohya folders', writer=f'{_kohya}:write_kohya', recognizer=f'{_kohya}:recognize_kohya',
            loses=f'{_keys} except repeats, folders, .gif .tif .avif .heic'),
-    Format('kohya-toml', "Dataset TOML of kohya's sd-scripts", f'{_kohya}:find_kohya_toml', title="kohya's dataset TOML",
+    Format('kohya-toml', "Dataset TOML of kohya's sd-scripts", f'{_kohya}:find_kohya_toml',
+           title="kohya's dataset TOML",
            recognizer=f'{_kohya}:recognize_kohya_toml'),
-    Format('kohya-json', "Captions of kohya's finetuning scripts, in meta_cap.json or meta_lat.json", f'{_kohya}:find_kohya_meta',
+    Format('kohya-json', "Captions of kohya's finetuning scripts, in meta_cap.json or meta_lat.json",
+           f'{_kohya}:find_kohya_meta',
            title="captions of kohya's scripts", recognizer=f'{_kohya}:recognize_kohya_meta'),
     Format('sidecars', 'A .txt or .caption file next to each image', f'{_text}:find_sidecars', title='images',
            writer=f'{_text}:write_sidecars', recognizer=f'{_text}:recognize_sidecars', loses=_keys, is_obvious=True),
-    Format('onetrainer', '.txt files for OneTrainer, each line a caption', f'{_text}:find_onetrainer', title='images for OneTrainer',
-           writer=f'{_text}:write_onetrainer', recognizer=f'{_text}:recognize_onetrainer', has_masks=True, has_captions=True,
+    Format('onetrainer', '.txt files for OneTrainer, each line a caption', f'{_text}:find_onetrainer',
+           title='images for OneTrainer',
+           writer=f'{_text}:write_onetrainer', recognizer=f'{_text}:recognize_onetrainer', has_masks=True,
+           has_captions=True,
            loses=f'{_keys} except further captions, folders, .gif .avif .heic'),
     Format('ai-toolkit', '.txt files for ai-toolkit, with [trigger] for the token', f'{_text}:find_aitoolkit',
            title='images for ai-toolkit', writer=f'{_text}:write_aitoolkit', recognizer=f'{_text}:recognize_aitoolkit',
-           filler=f'{_text}:fill_for_aitoolkit', loses=f'{_keys}, folders, repeated commas, .gif .tif .avif .heic .bmp'),
-    Format('webdataset', 'Tar files of images, captions and JSON with equal names', f'{_tar}:find_webdataset', title='tar files',
-           writer=f'{_tar}:write_webdataset', recognizer=f'{_tar}:recognize_webdataset', loses='excluded images, templates',
+           filler=f'{_text}:fill_for_aitoolkit',
+           loses=f'{_keys}, folders, repeated commas, .gif .tif .avif .heic .bmp'),
+    Format('webdataset', 'Tar files of images, captions and JSON with equal names', f'{_tar}:find_webdataset',
+           title='tar files',
+           writer=f'{_tar}:write_webdataset', recognizer=f'{_tar}:recognize_webdataset',
+           loses='excluded images, templates',
            has_captions=True, has_files=False),
-    Format('datasets', 'Images in tables of the datasets library: user/name on the Hub, save_to_disk, or .parquet files',
-           f'{_stored}:find_stored', title='a dataset of the datasets library', recognizer=f'{_stored}:recognize_stored', has_files=False),
-    Format('filenames', 'Captions as file names', f'{_names}:find_filenames', title='captions as file names', by_name=True,
+    Format('datasets',
+           'Images in tables of the datasets library: user/name on the Hub, save_to_disk, or .parquet files',
+           f'{_stored}:find_stored', title='a dataset of the datasets library',
+           recognizer=f'{_stored}:recognize_stored', has_files=False),
+    Format('filenames', 'Captions as file names', f'{_names}:find_filenames', title='captions as file names',
+           by_name=True,
            writer=f'{_names}:write_filenames', recognizer=f'{_names}:recognize_filenames',
            loses=f'images without a caption, {_by_name}'),
-    Format('joepenna', "Names by the rules of JoePenna's DreamBooth, e.g. img@S being a good C.jpg", f'{_names}:find_joepenna',
-           title="names by JoePenna's rules", writer=f'{_names}:write_joepenna', recognizer=f'{_names}:recognize_joepenna',
-           filler=f'{_names}:fill_for_joepenna', loses=f'@ and _, the words S and C, {_by_name}', by_name=True, only_images=True),
+    Format('joepenna', "Names by the rules of JoePenna's DreamBooth, e.g. img@S being a good C.jpg",
+           f'{_names}:find_joepenna',
+           title="names by JoePenna's rules", writer=f'{_names}:write_joepenna',
+           recognizer=f'{_names}:recognize_joepenna',
+           filler=f'{_names}:fill_for_joepenna', loses=f'@ and _, the words S and C, {_by_name}', by_name=True,
+           only_images=True),
     Format('everydream', 'Captions as file names, numbered with _1, for EveryDream2', f'{_names}:find_everydream',
-           title='names for EveryDream2', writer=f'{_names}:write_everydream', recognizer=f'{_names}:recognize_everydream',
+           title='names for EveryDream2', writer=f'{_names}:write_everydream',
+           recognizer=f'{_names}:recognize_everydream',
            loses=f'_, images without a caption, {_by_name}', by_name=True))
 
 # %% ../nbs/02_formats.ipynb #68a01762

@@ -23,7 +23,8 @@ def fill_caption(
 ) -> str: # Caption without places to fill in
     "Fill in what names the subject, or put it in front; a place with nothing to put in is a `Problem`"
     for place, word in (('{token}', token), ('{class_word}', class_word)):
-        if place in text and not word: raise Problem(f"the caption '{shorten(text)}' has a {place} to fill in; pass --{place[1:-1]}")
+        if place in text and not word:
+            raise Problem(f"the caption '{shorten(text)}' has a {place} to fill in; pass --{place[1:-1]}")
     return training_prompt(text, token, class_word)
 
 def one_line(
@@ -82,5 +83,5 @@ def flat_name(
     if suffix == '.jfif' and suffixes: suffix = '.jpg'
     if suffixes and suffix not in suffixes: return ''
     stem = Path(name).with_suffix('').as_posix().replace('/', '-')
-    if stem.count('_') >= 4: stem = stem.replace('_', '-')                      # kohya's scripts would look for the place of a face
+    if stem.count('_') >= 4: stem = stem.replace('_', '-')  # kohya's scripts would look for the place of a face
     return unique_name(stem, suffix, taken, limit=255 - max(0, 8 - len(suffix)))

@@ -52,7 +52,8 @@ def _named(folder:Path, caption_of:Callable, notes:Notes|None=None) -> Iterator[
         notes.captions['file names'] += bool(text)
         yield Found(new_row(name, text), path) if is_usable_name(name) else unusable_name(name)
     sidecars = Sidecars(folder, images)
-    notes.add('text files not read', *(o.relative_to(folder).as_posix() for image in images for o in sidecars.candidates(image)))
+    notes.add('text files not read',
+              *(o.relative_to(folder).as_posix() for image in images for o in sidecars.candidates(image)))
     note_sidecars(sidecars, notes)
 
 # %% ../nbs/02_formats_file_names.ipynb #3a6ce2e3
@@ -152,7 +153,8 @@ def _everydream_stem(n:int, text:str) -> str:
     text = safe_name(text.replace('_', ' '))
     return f'{text}_{n}' if text else ''
 
-_joepenna_caption = lambda o, options: caption_from_path(o, '.', options.token or '{token}', options.class_word or '{class_word}')
+_joepenna_caption = lambda o, options: caption_from_path(o, '.', options.token or '{token}',
+                                                         options.class_word or '{class_word}')
 
 write_filenames = _name_writer(lambda n, o: safe_name(o), lambda o, options: caption_from_name(o), ' ({})')
 write_everydream = _name_writer(_everydream_stem, lambda o, options: caption_from_name(o, True), '_{}',
@@ -169,5 +171,6 @@ def fill_for_joepenna(
     if token: return fill_caption(text, token, class_word)
     for word in ('{token}', '{class_word}'):
         if any(word in o and word != o for o in text.split()):
-            raise Problem(f"{word} does not stand alone in '{shorten(text)}', so it cannot be left to fill in; pass --{word[1:-1]}")
+            raise Problem(f"{word} does not stand alone in '{shorten(text)}', so it cannot be left to fill in; pass "
+                          f"--{word[1:-1]}")
     return text

@@ -14,7 +14,8 @@ from typing import Any, Iterable, Iterator, NamedTuple
 from .core import as_path
 from .dataset import Dataset, find_metadata
 from .filling import Output, as_utf8, unique_name
-from .formats import (FILE_COLUMNS, Contents, Found, Notes, find_beside, find_caption, find_column, find_others, find_tables,
+from .formats import (FILE_COLUMNS, Contents, Found, Notes, find_beside, find_caption, find_column,
+                              find_others, find_tables,
                               is_ours, is_usable_name, note_columns, read_table, repeats_trouble)
 from .formats_export import WriterOptions, note_change
 from .formats_file_names import caption_from_name
@@ -37,8 +38,9 @@ def find_automode(
         yield Found(row, None if reason else dataset.folder/row['file_name'], reason)
     yield from (Found(dict(file_name=o), None, why) for o, why in dataset.bad.items())
     for found in find_others(dataset.folder, names, notes):
-        by_name = table.parent != dataset.folder and not found.reason and not found.row['text']     # captions are names there
-        yield found._replace(row=new_row(found.row['file_name'], caption_from_name(found.row['file_name']))) if by_name else found
+        by_name = table.parent != dataset.folder and not found.reason and not found.row['text']  # captions are names there
+        yield found._replace(row=new_row(found.row['file_name'],
+                                         caption_from_name(found.row['file_name']))) if by_name else found
 
 # %% ../nbs/02_formats_imagefolder.ipynb #9aa1c425
 class _Columns(NamedTuple):
@@ -47,7 +49,8 @@ class _Columns(NamedTuple):
     text:str # Column of the captions; empty for none
     ours:bool # True for a table that automode wrote
 
-def _find_columns(table:Path, rows:list, text_column:str|None, folder:Path, notes:Notes) -> _Columns: # Names as the table spells them
+def _find_columns(table:Path, rows:list, text_column:str|None, folder:Path,
+                  notes:Notes) -> _Columns: # Names as the table spells them
     "Decide which column is what, and note the others"
     rows = [o for o in rows if isinstance(o, dict)]
     file = find_column((k for o in rows for k in o), FILE_COLUMNS) or 'file_name'
@@ -61,13 +64,16 @@ def _table_row(row:Any, n:int, table:Path, folder:Path, columns:_Columns) -> Fou
     if isinstance(row, ValueError):
         name = row.args[1].get(columns.file) if len(row.args) > 1 else ''
         usable = isinstance(name, str) and name and is_usable_name(name)
-        return Found(dict(file_name=(table.parent/name).relative_to(folder).as_posix() if usable else where), None, f'{where} cannot be used: {row.args[0]}')
+        return Found(dict(file_name=(table.parent/name).relative_to(folder).as_posix() if usable else where), None,
+                     f'{where} cannot be used: {row.args[0]}')
     keys = find_caption(row, columns.text) if isinstance(row, dict) else {}
     row = row | keys | dict(file_name=row.get(columns.file)) if isinstance(row, dict) else row
-    trouble = row_trouble(row, table.parent) or ('repeats' in row and row['repeats'] is not None and repeats_trouble(row['repeats']))
+    trouble = row_trouble(row, table.parent) or ('repeats' in row and row['repeats'] is not None
+                                                 and repeats_trouble(row['repeats']))
     if trouble:
         name = row.get('file_name') if isinstance(row, dict) else None
-        return Found(dict(file_name=name if isinstance(name, str) and name else where), None, f'{where} cannot be used: {trouble}')
+        return Found(dict(file_name=name if isinstance(name, str) and name else where), None,
+                     f'{where} cannot be used: {trouble}')
     path = table.parent/row['file_name']
     name = path.relative_to(folder).as_posix()
     row = new_row(name, row['text']) | row | dict(file_name=name)
@@ -91,10 +97,12 @@ def find_imagefolder(
             found = _table_row(row, n, table, folder, columns)
             name = os.path.normpath(found.row['file_name'])
             if name in earlier:
-                notes.add('rows that another table has too', f"{found.row['file_name']} in {table.relative_to(folder).as_posix()}")
+                notes.add('rows that another table has too',
+                          f"{found.row['file_name']} in {table.relative_to(folder).as_posix()}")
                 continue
             names.add(name)
-            yield found if found.source is None or found.row['text'] or columns.ours else _fill_row(found, sidecars, notes)
+            yield found if found.source is None or found.row['text'] or columns.ours else _fill_row(found, sidecars,
+                                                                                                    notes)
     notes.captions.update({f'{suffix} files': n for suffix, n in sidecars.used.items()})
     yield from find_others(folder, names, notes)
 
@@ -102,7 +110,8 @@ def _fill_row(found:Found, sidecars:Sidecars, notes:Notes) -> Found: # The same 
     "Give a row without a caption the one next to its image"
     assert isinstance(found.source, Path)                    # a table names files
     beside = find_beside(found.source, sidecars, caption_keys, notes)
-    if beside.reason or not beside.row['text']: return found._replace(reason=beside.reason, source=None if beside.reason else found.source)
+    if beside.reason or not beside.row['text']:
+        return found._replace(reason=beside.reason, source=None if beside.reason else found.source)
     return found._replace(row=found.row | dict(text=beside.row['text']))
 
 # %% ../nbs/02_formats_imagefolder.ipynb #f8d9faba
@@ -115,7 +124,8 @@ def recognize_automode(
 ) -> Iterator[tuple[float,str]]: # Certainty and reason
     "Recognize a dataset of automode"
     path = contents.path
-    if path/METADATA in contents.listing.texts and _is_our_table(path/METADATA): yield .95, f'its {METADATA} has our keys'
+    if path/METADATA in contents.listing.texts and _is_our_table(path/METADATA):
+        yield .95, f'its {METADATA} has our keys'
     if contents.images and not contents.but and find_metadata(path).parent.name == '.automode':
         yield .94, f'its rows are kept in .automode/{METADATA}'
 
@@ -123,7 +133,8 @@ def recognize_imagefolder(
     contents:Contents, # What a folder holds
 ) -> Iterator[tuple[float,str]]: # Certainty and reason
     "Recognize a table next to images"
-    for table in find_tables(contents.listing.texts): yield .89, f"there is a '{table.relative_to(contents.path).as_posix()}'"
+    for table in find_tables(contents.listing.texts):
+        yield .89, f"there is a '{table.relative_to(contents.path).as_posix()}'"
 
 # %% ../nbs/02_formats_imagefolder.ipynb #106dd202
 def write_automode(
@@ -158,10 +169,12 @@ def plain_columns(
     kinds = {}
     for row in rows:
         for key, o in row.items():
-            if o is not None: kinds.setdefault(key, set()).add('number' if type(o) in (int, float) else type(o).__name__)
+            if o is not None:
+                kinds.setdefault(key, set()).add('number' if type(o) in (int, float) else type(o).__name__)
     mixed = {k for k, o in kinds.items() if len(o) > 1 or not o <= {'number', 'str', 'bool'}}
     plain = lambda o: as_utf8(o) if isinstance(o, str) else o
-    return [{k: plain(json.dumps(row.get(k), ensure_ascii=False) if k in mixed else row.get(k)) for k in kinds} for row in rows]
+    return [{k: plain(json.dumps(row.get(k), ensure_ascii=False) if k in mixed else row.get(k)) for k in kinds}
+            for row in rows]
 
 def write_imagefolder(
     items:Iterable[Found], # Images with their rows

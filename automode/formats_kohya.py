@@ -15,7 +15,8 @@ from typing import Any, Callable, Iterable, Iterator
 from .core import Problem, as_path, is_deep, make_printable
 from .dataset import subject_words
 from .filling import Output, safe_name
-from .formats import (MAX_REPEATS, OUR_KEYS, Contents, Found, Notes, find_beside, find_others, first_line, is_usable_name,
+from .formats import (MAX_REPEATS, OUR_KEYS, Contents, Found, Notes, find_beside, find_others, first_line,
+                              is_usable_name,
                               note_sidecars, repeats_trouble)
 from .formats_export import WriterOptions, flat_name, one_line, put_beside
 from .images import is_inside
@@ -56,7 +57,8 @@ def find_kohya(
         parent, *below = image.relative_to(folder).parts[:-1] or ('',)
         match = _numbered.fullmatch(parent)
         found, why = find_beside(image, sidecars, first_line, notes), ''
-        if not match or keep_others and not is_numbered(parent): why = 'its folder does not begin with a number of repeats, as in "10_tiantian rabbit"'
+        if not match or keep_others and not is_numbered(parent):
+            why = 'its folder does not begin with a number of repeats, as in "10_tiantian rabbit"'
         elif below: why = f"kohya's scripts do not look into folders below '{parent}'"
         elif trouble := repeats_trouble(int(match[1][:9])): why = trouble
         elif not found.reason:
@@ -65,7 +67,8 @@ def find_kohya(
                 notes.captions['folder names'] += 1
                 notes.from_names.add(row['file_name'])
             found = found._replace(row=row if row.get('text') else row | dict(text=match[2].strip()))
-        if why and keep_others and not found.reason: notes.add('images in folders without a number of repeats', found.row['file_name'])
+        if why and keep_others and not found.reason:
+            notes.add('images in folders without a number of repeats', found.row['file_name'])
         yield Found(found.row, None, why) if why and not keep_others and not found.reason else found
     note_sidecars(sidecars, notes)
 
@@ -80,7 +83,8 @@ def _read_toml(path:Path) -> dict:
     try: found = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except FileNotFoundError: raise Problem(f"'{path}' is not there; check its spelling") from None
     except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights") from e
-    except (ValueError, RecursionError) as e: raise Problem(f"'{path}' is not readable TOML ({str(e)[:100]}); fix that line") from None
+    except (ValueError, RecursionError) as e:
+        raise Problem(f"'{path}' is not readable TOML ({str(e)[:100]}); fix that line") from None
     if is_deep(found): raise Problem(f"'{path}' is nested more than 100 deep; fix it")
     return found
 
@@ -88,29 +92,38 @@ def _read_toml(path:Path) -> dict:
 def _subsets(path:Path) -> Iterator[dict]:
     "Read what holds for each subset"
     config = _read_toml(path)
-    tables = lambda o, key: [i for i in o[key] if isinstance(i, dict)] if isinstance(o, dict) and isinstance(o.get(key), list) else []
+    tables = lambda o, key: [i for i in o[key]
+                             if isinstance(i, dict)] if isinstance(o, dict) and isinstance(o.get(key), list) else []
     subsets = [(dataset, subset) for dataset in tables(config, 'datasets') for subset in tables(dataset, 'subsets')]
-    if not subsets: raise Problem(f"'{path}' has no [[datasets]] with [[datasets.subsets]]; add one that has an image_dir")
+    if not subsets:
+        raise Problem(f"'{path}' has no [[datasets]] with [[datasets.subsets]]; add one that has an image_dir")
     general = config['general'] if isinstance(config.get('general'), dict) else {}
     for dataset, subset in subsets:
         options = general | {k: o for k, o in dataset.items() if k != 'subsets'} | subset
         if 'metadata_file' in options:
-            raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with caption files")
+            raise Problem(f"'{path}' has a subset with a metadata_file, which is not read here; give one with "
+                          f"caption files")
         if 'image_dir' not in options: raise Problem(f"'{path}' has a subset without an image_dir; add one")
         for key, kind in _kinds.items():
             if not isinstance(options.get(key, kind()), kind):
-                raise Problem(f"'{path}' says {key} = {str(options[key])[:100]!r}, which is not {'a number' if kind is int else 'text'}; fix that line")
-        if '\0' in options['image_dir']: raise Problem(f"'{path}' says image_dir = {options['image_dir']!r}, which is not a folder; fix that line")
+                raise Problem(f"'{path}' says {key} = {str(options[key])[:100]!r}, which is not "
+                              f"{'a number' if kind is int else 'text'}; fix that line")
+        if '\0' in options['image_dir']:
+            raise Problem(f"'{path}' says image_dir = {options['image_dir']!r}, which is not a folder; fix that line")
         folder = path.parent/as_path(options['image_dir'])
-        if not os.path.isdir(folder): raise Problem(f"'{path}' says image_dir = {options['image_dir'][:200]!r}, and '{str(folder)[:200]}' is not a folder; fix that line")
+        if not os.path.isdir(folder): raise Problem(f"'{path}' says image_dir = {options['image_dir'][:200]!r}, and "
+                                                    f"'{str(folder)[:200]}' is not a folder; fix that line")
         yield options | dict(image_dir=folder)
 
-_kinds = dict(image_dir=str, class_tokens=str, caption_extension=str, caption_prefix=str, caption_suffix=str, num_repeats=int)
+_kinds = dict(image_dir=str, class_tokens=str, caption_extension=str, caption_prefix=str, caption_suffix=str,
+              num_repeats=int)
 
 # %% ../nbs/02_formats_kohya.ipynb #31c52490
 _taken = {*_kinds, 'is_reg', 'enable_wildcard', 'custom_attributes'}
-_flags:dict[str,Callable] = dict(shuffle_caption=lambda o: '--shuffle_tags 8', keep_tokens=lambda o: f'--keep_tags {o}', flip_aug=lambda o: '--flip_p 0.5',
-    caption_dropout_rate=lambda o: f'--caption_dropout {o}', resolution=lambda o: f'--resolution {o}', batch_size=lambda o: f'--batch_size {o}',
+_flags:dict[str,Callable] = dict(shuffle_caption=lambda o: '--shuffle_tags 8',
+                                 keep_tokens=lambda o: f'--keep_tags {o}', flip_aug=lambda o: '--flip_p 0.5',
+    caption_dropout_rate=lambda o: f'--caption_dropout {o}', resolution=lambda o: f'--resolution {o}',
+                                 batch_size=lambda o: f'--batch_size {o}',
     alpha_mask=lambda o: '--masked_loss alpha', conditioning_data_dir=lambda o: '--masked_loss FOLDER')
 
 def options_not_taken(
@@ -146,7 +159,8 @@ def _keys_of_subset(options:dict, notes:Notes) -> Callable:
         "Put prefix and suffix around each line"
         lines = [around(o) for o in caption_lines(text) or ['']]
         captions = [o for line in lines for o in spell_out(line)] if wild else lines[:1]
-        if wild: notes.add('wildcards with too many captions to spell out', *(o for o in captions if '{' in o and '|' in o))
+        if wild:
+            notes.add('wildcards with too many captions to spell out', *(o for o in captions if '{' in o and '|' in o))
         elif len(lines) > 1: notes.add('lines of captions after the first, which kohya does not read', *lines[1:])
         return dict(text=captions[0]) | (dict(captions=captions) if len(captions) > 1 else {})
     return keys
@@ -159,7 +173,8 @@ def _subset_sidecars(options:dict, images:list[Path], notes:Notes) -> Sidecars: 
     if 'caption_extension' in options or any(map(sidecars.candidates, images)): return sidecars
     plain = Sidecars(folder, images, ('.txt',))
     if not any(map(plain.candidates, images)): return sidecars
-    notes.add('defaults not followed', f"caption_extension is not set in {folder.name}, so its .txt files are read (kohya's scripts read .caption)")
+    notes.add('defaults not followed', f"caption_extension is not set in {folder.name}, so its .txt files are read "
+                                       f"(kohya's scripts read .caption)")
     return plain
 
 # %% ../nbs/02_formats_kohya.ipynb #535b27db
@@ -192,14 +207,16 @@ def find_kohya_toml(
         note_sidecars(sidecars, notes)
 
 # %% ../nbs/02_formats_kohya.ipynb #debd40f9
-_meta_names = ('meta_lat.json', 'meta_clean.json', 'meta_cap_dd.json', 'meta_cap.json') # The last of kohya's scripts first
+_meta_names = ('meta_lat.json', 'meta_clean.json', 'meta_cap_dd.json',
+               'meta_cap.json') # The last of kohya's scripts first
 
 def _read_json(path:Path) -> Any: # What it holds
     "Read JSON of anybody; whatever is wrong with it is a `Problem`"
     try: return json.loads(path.read_bytes())
     except FileNotFoundError: raise Problem(f"'{path}' is not there; check its spelling") from None
     except OSError as e: raise Problem(f"'{path}' could not be read ({e.strerror}); change its rights") from e
-    except (ValueError, RecursionError) as e: raise Problem(f"'{path}' is not readable JSON ({str(e)[:100]}); restore it or remove it") from None
+    except (ValueError, RecursionError) as e:
+        raise Problem(f"'{path}' is not readable JSON ({str(e)[:100]}); restore it or remove it") from None
 
 def find_meta(
     folder:Path, # Any folder
@@ -215,7 +232,8 @@ def _is_meta(path:Path) -> bool: # False for any other JSON
     try: entries = _read_json(path)
     except Problem: return False
     keys = {'caption', 'tags', 'train_resolution'}
-    return isinstance(entries, dict) and any(isinstance(o, dict) and keys & o.keys() for o in itertools.islice(entries.values(), 100))
+    return isinstance(entries, dict) and any(isinstance(o, dict) and keys & o.keys()
+                                             for o in itertools.islice(entries.values(), 100))
 
 # %% ../nbs/02_formats_kohya.ipynb #5d15e601
 class ImageMatcher:
@@ -253,22 +271,26 @@ def find_kohya_meta(
 ) -> Iterator[Found]: # Rows with every key of their entries
     "Find the images that kohya's JSON names"
     folder, notes, names = as_path(folder), notes or Notes(), set()
-    if not (path := find_meta(folder, notes.look_into(folder).texts)): raise Problem(f"'{folder}' has no meta_cap.json of kohya's scripts; give a folder that has one")
+    if not (path := find_meta(folder, notes.look_into(folder).texts)):
+        raise Problem(f"'{folder}' has no meta_cap.json of kohya's scripts; give a folder that has one")
     notes.tables.add(path)
     matcher = ImageMatcher(folder, notes.look_into(folder).images)
     for key, entry in _read_json(path).items():
         found = matcher.find(key)
-        trouble = 'it is not a JSON object' if not isinstance(entry, dict) else 'its image is not there' if not found else ''
+        trouble = 'it is not a JSON object' if not isinstance(entry,
+                                                              dict) else 'its image is not there' if not found else ''
         if len(found) > 1: trouble = f'it may be {len(found)} images'
         elif found and found[0] in names: trouble = f"'{found[0].name}' has an entry already"
         if trouble:
-            yield Found(dict(file_name=f'{path.name} {key[:200]!r}'), None, f'the entry {key[:200]!r} of {path.name} cannot be used: {trouble}')
+            yield Found(dict(file_name=f'{path.name} {key[:200]!r}'), None,
+                        f'the entry {key[:200]!r} of {path.name} cannot be used: {trouble}')
             continue
         name, text = found[0].relative_to(folder).as_posix(), _meta_text(entry)
         if not is_usable_name(name): continue
         notes.captions[path.name] += bool(text)
         names.add(found[0])
-        yield Found(new_row(name, text) | {k: o for k, o in entry.items() if k not in OUR_KEYS} | dict(file_name=name, text=text), found[0])
+        yield Found(new_row(name, text) | {k: o for k, o in entry.items() if k not in OUR_KEYS}
+                    | dict(file_name=name, text=text), found[0])
     yield from find_others(folder, {o.relative_to(folder).as_posix() for o in names}, notes)
 
 # %% ../nbs/02_formats_kohya.ipynb #54c0ce65
@@ -300,7 +322,8 @@ def to_toml(
     name:str='', # The table that this is
 ) -> str: # TOML
     "Write a configuration as TOML"
-    value = lambda o: json.dumps(o, ensure_ascii=False).replace('\x7f', '\\u007f')  # JSON's strings, but for one character
+    value = lambda o: json.dumps(o, ensure_ascii=False).replace('\x7f',
+                                                                '\\u007f')  # JSON's strings, but for one character
     is_tables = lambda o: isinstance(o, list) and o and isinstance(o[0], dict)
     key_of = lambda o: o if re.fullmatch('[A-Za-z0-9_-]+', o) else value(o)
     lines = [f'{key_of(k)} = {value(o)}\n' for k, o in config.items() if not isinstance(o, dict) and not is_tables(o)]
@@ -338,7 +361,8 @@ def write_kohya(
             continue
         said = one_line(tokens)
         subsets.setdefault(folder, dict(image_dir=os.path.join(root, folder), class_tokens=said, num_repeats=repeats))
-        put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension, default=said)
+        put_beside(out, found, f'{folder}/{name}', [found.row['text']], options, options.caption_extension,
+                   default=said)
     config = dict(general=dict(caption_extension=options.caption_extension, enable_wildcard=False),
                   datasets=[dict(subsets=[subsets[o] for o in sorted(subsets)])])
     out.put('dataset.toml', to_toml(config).encode())

@@ -29,7 +29,8 @@ def image_name(
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image:
-            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg').replace('mpo', 'jpg')   # a JPEG with a second image, as phones make
+            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg').replace('mpo',
+                                                                               'jpg')  # a JPEG with a second image, as phones make
     return unique_name(safe_name(path.stem) or f'{n:06}', suffix, taken, whole=True)
 
 # %% ../nbs/02_formats_stored.ipynb #20fd982a
@@ -44,7 +45,8 @@ def is_stored(
 
 def _is_saved(folder:Path) -> bool: # False for an imagefolder
     "Tell whether `save_to_disk` wrote a folder"
-    return (folder/'dataset_dict.json').is_file() or all((folder/o).is_file() for o in ('state.json', 'dataset_info.json'))
+    return (folder/'dataset_dict.json').is_file() or all((folder/o).is_file()
+                                                         for o in ('state.json', 'dataset_info.json'))
 
 def _parquets(path:Path) -> list[Path]: # In alphabetical order
     "List the Parquet files of a folder"
@@ -58,7 +60,8 @@ def _split_of(file:Path) -> str: # Empty when the name does not say
 def _load(path:str|Path) -> dict[str,Any]: # Datasets by split
     "Load a dataset of the Hub, or one that `save_to_disk` wrote"
     try: import datasets
-    except ImportError: raise Problem(f"reading '{path}' needs the datasets library; run: pip install datasets") from None
+    except ImportError:
+        raise Problem(f"reading '{path}' needs the datasets library; run: pip install datasets") from None
     here = as_path(path)
     try:
         loaded = datasets.load_from_disk(str(here)) if here.exists() else datasets.load_dataset(str(path))
@@ -76,7 +79,8 @@ def _read_parquet(file:Path) -> Iterator[dict]: # Rows
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             for batch in table.iter_batches(batch_size=16): yield from batch.to_pylist()
-    except (OSError, ValueError) as e: raise Problem(f"'{file}' is not a readable parquet file ({str(e)[:200]}); restore it or remove it") from None
+    except (OSError, ValueError) as e:
+        raise Problem(f"'{file}' is not a readable parquet file ({str(e)[:200]}); restore it or remove it") from None
 
 def _is_stored_image(value:Any) -> bool: # True for the form that `datasets` gives to an image
     "Tell whether a cell holds an image"
@@ -102,7 +106,8 @@ def recognize_stored(
     if not contents.images and is_stored(contents.path): yield .96, 'its images are in tables'
 
 # %% ../nbs/02_formats_stored.ipynb #77e9257c
-def _stored_row(row:dict, columns:tuple[str,str], n:int, taken:dict, split:str, folder:Path|None) -> Found: # With the bytes
+def _stored_row(row:dict, columns:tuple[str,str], n:int, taken:dict, split:str,
+                folder:Path|None) -> Found: # With the bytes
     "Make a row of ours of one row of a table"
     image, text = columns
     label = dict(file_name=f'{split}/row {n}' if split else f'row {n}')
@@ -110,13 +115,15 @@ def _stored_row(row:dict, columns:tuple[str,str], n:int, taken:dict, split:str, 
     try:
         if not _is_stored_image(stored): raise ValueError('the cell is empty')
         source = stored['bytes'] or Path(stored['path'] if folder is None else folder/stored['path'])
-        if isinstance(source, Path) and (not source.is_file() or folder and not is_inside(source, folder)): raise ValueError('its file is not there')
+        if isinstance(source, Path) and (not source.is_file() or folder and not is_inside(source, folder)):
+            raise ValueError('its file is not there')
         name = image_name(stored | dict(path=str(source) if isinstance(source, Path) else stored['path']), n, taken)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, Image.DecompressionBombError) as e:
         return Found(label, None, f'{label["file_name"]} has no image that can be read ({str(e)[:100]})')
     keys, name = find_caption(row, text), f'{split}/{name}' if split else name
     others = {k: o for k, o in row.items() if not _is_stored_image(o)}
-    new = new_row(name, keys['text'] if isinstance(keys['text'], str) else '') | json.loads(json.dumps(others, default=str)) | keys | dict(file_name=name)
+    new = new_row(name, keys['text'] if isinstance(keys['text'], str)
+                  else '') | json.loads(json.dumps(others, default=str)) | keys | dict(file_name=name)
     trouble = form_trouble(new)
     return Found(label, None, f'{label["file_name"]} cannot be used: {trouble}') if trouble else Found(new, source)
 
@@ -136,8 +143,10 @@ def find_stored(
         rows = iter(rows)
         first = list(itertools.islice(rows, 64))
         image = next((k for row in first for k, o in row.items() if _is_stored_image(o)), '')
-        if first and not image: raise Problem(f"'{path}' has no column of images; its columns are {', '.join(first[0])[:200]}")
-        text = note_columns([{k: o for k, o in row.items() if k != image} for row in first], f'the {split} split' if split else 'the table', text_column, image, notes)
+        if first and not image:
+            raise Problem(f"'{path}' has no column of images; its columns are {', '.join(first[0])[:200]}")
+        text = note_columns([{k: o for k, o in row.items() if k != image} for row in first],
+                            f'the {split} split' if split else 'the table', text_column, image, notes)
         folder = None if not here.exists() or _is_saved(here) else here if here.is_dir() else here.parent
         for row in itertools.chain(first, rows):
             n = next(numbers.setdefault(split if many else '', itertools.count()))

@@ -57,14 +57,16 @@ def _are_alternatives(text:str) -> bool: # False for paragraphs, and for tags
     "Tell whether each line looks like a caption of the same image"
     lines = caption_lines(text)
     if len(lines) < 2 or re.search(r'\n\s*\n', text.strip()): return False
-    words = [{w for w in re.findall(r'[^\W\d_]{3,}', o.lower()) if w not in ('the', 'and', 'with', 'for')} for o in lines]
+    words = [{w for w in re.findall(r'[^\W\d_]{3,}', o.lower()) if w not in ('the', 'and', 'with', 'for')}
+             for o in lines]
     return all(len(o.split()) > 2 for o in lines) and all(words[0] & o for o in words)
 
 def recognize_onetrainer(
     contents:Contents, # What a folder holds
 ) -> Iterator[tuple[float,str]]: # Certainty and reason
     "Recognize masks and captions for OneTrainer"
-    if any(o.stem.endswith('-masklabel') for o in contents.listing.masks.values()): yield .8, 'there are masks called -masklabel'
+    if any(o.stem.endswith('-masklabel') for o in contents.listing.masks.values()):
+        yield .8, 'there are masks called -masklabel'
     if len(contents.texts) > 1 and most_fit(contents.texts, _are_alternatives):
         yield .7, 'most caption files have several captions, one a line'
 
@@ -92,7 +94,8 @@ def write_sidecars(
     taken = {}
     for found in items:
         path = Path(found.row['file_name'])
-        name = unique_name(path.stem, path.suffix, taken.setdefault(path.parent, {}), limit=255 - max(0, 8 - len(path.suffix)))
+        name = unique_name(path.stem, path.suffix, taken.setdefault(path.parent, {}),
+                           limit=255 - max(0, 8 - len(path.suffix)))
         put_beside(out, found, (path.parent/name).as_posix(), [found.row['text']], options, options.caption_extension)
 
 # %% ../nbs/02_formats_text_files.ipynb #afff92ed
@@ -115,7 +118,8 @@ def _flat_writer(
             name = flat_name(found.row['file_name'], taken, suffixes)
             if name:
                 put_beside(out, found, name, lines_of(found.row), options, read_back=read_back)
-                if found.mask and mask_end: out.put(f'{Path(name).stem}{mask_end}.png', _as_png(found.mask), options.link)
+                if found.mask and mask_end:
+                    out.put(f'{Path(name).stem}{mask_end}.png', _as_png(found.mask), options.link)
             else: out.reject(found.row, f"{program} does not read {Path(found.row['file_name']).suffix} files")
     return write
 

@@ -45,7 +45,8 @@ def _members(shard:Path, max_bytes:int) -> Iterator[tuple[str,str,Part|None,str]
 # %% ../nbs/02_formats_webdataset.ipynb #15bb793f
 def _sample_row(fields:dict[str,Part], name:str) -> dict:
     "Read the caption and the other keys of a sample"
-    if any(fields[o].size > _most_text for o in ('txt', 'json') if o in fields): raise ValueError('the caption is far too long')
+    if any(fields[o].size > _most_text for o in ('txt', 'json') if o in fields):
+        raise ValueError('the caption is far too long')
     data = json.loads(read_part(fields['json']), parse_constant=lambda o: None) if 'json' in fields else {}
     if not isinstance(data, dict): data = {}
     own, _ = parse_row(o.encode(errors='replace')) if isinstance(o := data.get('row'), str) else (None, '')

@@ -3,6 +3,8 @@ title: Options
 description: The values that each setting accepts, from the registries that check them
 ---"""
 # Generated when the site is built, from the same registries that check the settings and produce `--help`
+from automode.caption_options import CAPTION_OPTIONS
+from automode.captioners import CAPTIONERS
 from automode.formats import formats
 from automode.options import SETTINGS
 
@@ -15,12 +17,14 @@ for setting, options in SETTINGS.items():
     excluded = [f'- `{name}`: {other} must be {" or ".join(map(str, allowed))}' for name, o in options.items() for other, allowed in o.allows.items()]
     if excluded: print('\nWith these, other settings are limited:\n\n' + '\n'.join(excluded))
 
-print("""
-## Dataset formats {#formats}
+print("""\n## captioner {#captioner}\n
+`automode caption --captioner` recognizes a model by its config.json. Its options are checked before it is loaded. To add a captioner, add an entry to `CAPTIONERS` in `automode.captioners`;
+to add an option, add one to `CAPTION_OPTIONS` in `automode.caption_options`.\n\n| captioner | what it is | options that not every captioner takes |\n|---|---|---|""")
+for name, o in CAPTIONERS.items(): print(f"| `{name}` | {o.help} | {', '.join(f'`{k}`' for k in o.takes)} |")
+print('\n| option | what it is | must be |\n|---|---|---|')
+for name, o in CAPTION_OPTIONS.items(): print(f'| `{name}` | {o.help} | {o.rule} |')
 
-The values of `automode convert --from` and `--to`, from the registry `automode.formats.formats`. A format without "loses" is read-only. To add one, write its reader, its
-writer and the function that recognizes it in one file, and add an entry.
-
-| value | description | loses |
-|---|---|---|""")
+print("""\n## Dataset formats {#formats}\n
+These are the values of `automode convert --from` and `--to`, from the registry `formats` in `automode.formats`. A format without "loses" is read-only. To add one, write its
+reader, its writer and the function that recognizes it in one file, and add an entry.\n\n| format | what it is | loses |\n|---|---|---|""")
 for name, o in formats.items(): print(f"| `{name}` | {o.help} | {o.loses if o.writer else ''} |")
