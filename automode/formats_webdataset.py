@@ -107,7 +107,8 @@ def write_tar(
 # %% ../nbs/02_formats_webdataset.ipynb #5873dc30
 def _shards(items:Iterable[Found], options:WriterOptions) -> Iterator[list[tuple[int,Found]]]:
     "Divide images among tar files"
-    shard, size = [], 0
+    shard:list[tuple[int,Found]] = []
+    size = 0
     for n, found in enumerate(items):
         bytes_ = _size(found.source)
         if shard and (len(shard) >= options.shard_pictures or size + bytes_ > options.shard_bytes):
