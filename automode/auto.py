@@ -18,7 +18,7 @@ from .card import bare_captions, quoted, write_card
 from .config import choose_learning_rate
 from .core import Problem, find_model, pick_device, read_json, write_whole
 from .dataset import REJECTED, Dataset, subject_words
-from .formats import caption_from_path
+from .formats_file_names import caption_from_path
 from .generate import compare
 from .report import write_report
 from .starter import sample_pictures, starter_prompt

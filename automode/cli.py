@@ -286,8 +286,8 @@ def captions(
 def convert(
     src:str, # Folder of captioned images, of any program; kohya's .toml, a .tar, a .parquet, or the id of a dataset on the Hub
     out:str, # Folder for the result
-    to:str|None=None, # automode, imagefolder, kohya, sidecars, onetrainer, ai-toolkit, webdataset, filenames, joepenna, everydream (default: kohya; from there automode)
-    from_:str|None=None, # The format of the pictures; found out when not given
+    to:str|None=None, # Format to write: {formats} (default: kohya, or automode for a source in kohya's formats)
+    from_:str|None=None, # Format of the source: {formats} (default: detected)
     token:str|None=None, # Rare word that names the subject, for {token} in captions
     class_word:str|None=None, # What kind of thing the subject is
     repeats:int|None=None, # For kohya: how often a picture is shown in an epoch (default: as its row says, or 1)
@@ -494,18 +494,26 @@ def command_parser(
     parser = make_parser(function, f'automode {name}', example, settings or None)
     for o in parser._actions:
         if o.dest == 'captioner': o.help = o.help.replace(' (default:', f'; kinds: {CAPTIONERS.listed} (default:')
+    if name == 'convert': _list_formats(parser)
     return parser
+
+def _list_formats(parser:Parser) -> None:
+    "Name the formats of the registry in the help of `convert`"
+    from automode.formats import readable, writable
+    named = dict(to=writable(), from_=readable())
+    for o in parser._actions:
+        if o.dest in named: o.help = o.help.replace('{formats}', named[o.dest].listed)
 
 def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and its name
     "What flags take, where that is a short list"
     from automode.completion import SCRIPTS
-    from automode.convert import formats
     from automode.edits import EXISTING
+    from automode.formats import readable, writable
     from automode.options import SETTINGS
     from automode.rows import STATUSES
     return {k: tuple(o) for k, o in SETTINGS.items()} | {
         'device': ('cpu', 'cuda', 'mps'),
-        'dtype': ('float32', 'float16', 'bfloat16'), 'convert to': tuple(k for k, o in formats.items() if o.write), 'convert from': tuple(formats),
+        'dtype': ('float32', 'float16', 'bfloat16'), 'convert to': tuple(writable()), 'convert from': tuple(readable()),
         'caption_extension': ('.txt', '.caption'), 'lora action': LORA_ACTIONS, 'lora to': ('kohya', 'diffusers'),
         'existing': tuple(EXISTING), 'where_status': STATUSES, 'completion shell': tuple(SCRIPTS)}
 

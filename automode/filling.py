@@ -96,7 +96,7 @@ def _read_journal(
     folder:Path, # The folder that is to be filled
     settings:dict, # What it is to be filled with
 ) -> dict: # Stamps of the files that were written, by name
-    "Read what an earlier try wrote; a folder of somebody else's is a `Problem`"
+    "Read what an earlier try wrote; a folder of another program's is a `Problem`"
     journal, written = own_path(folder, 'convert.jsonl'), []
     if folder.exists() and not folder.is_dir(): raise Problem(f"'{folder}' is a file; give a folder")
     if journal.is_file(): before, *written = map(_json_or_none, journal.read_text(encoding='utf-8').split('\n'))
@@ -131,7 +131,7 @@ def fill_folder(
 ) -> Iterator[Output]: # Within the block no other process fills the folder
     "Fill a folder, and take away at the end what an earlier try wrote and this one did not"
     folder, settings = Path(folder), json.loads(json.dumps(settings))
-    _read_journal(folder, settings)                                             # nothing is left in a folder of somebody else's
+    _read_journal(folder, settings)  # nothing is left in a folder of another program's
     with writing(folder): folder.mkdir(parents=True, exist_ok=True)
     with lock_dataset(folder, wait):
         out = Output(folder, settings)
@@ -237,7 +237,8 @@ def reject(
     reason:str, # Why its picture is not written
 ) -> None:
     "Note that a picture cannot be written; its caption is kept in the note"
-    self.rejected.append(dict(file_name=row['file_name'], reason=reason) | ({'text': row['text']} if row.get('text') else {}))
+    self.rejected.append(dict(file_name=row['file_name'], reason=reason)
+                         | ({'text': row['text']} if row.get('text') else {}))
 
 @patch
 def _finish(

@@ -12,26 +12,25 @@ from .convert import Reading, read_folder
 from .core import as_path, counted, shell_word
 from .dataset import METADATA, Dataset, find_metadata, note_taken, read_taken
 from .edits import Edit, edit_captions
-from .formats import is_ours, read_table
+from .formats import formats, is_ours, read_table
 from .history import Changes
 from .images import list_folder
 from .rows import new_row, picture_key
 
 # %% ../nbs/03_folder.ipynb #955f3bf8
-_BY_NAME = ('filenames', 'joepenna', 'everydream') # Formats whose captions are the names of the files
-
 def _forget(row):
     "Make the caption of `row` empty; every key of another program stays"
     row |= {k: o for k, o in new_row(row['file_name']).items() if k in ('text', 'status')}
 
 def _set_names_aside(reading, names_count):
     "Leave out the captions of `reading` that are names of files, and those that are names of folders unless they count"
-    by_name = reading.name in _BY_NAME
+    by_name = formats[reading.name].by_name
     for row in reading.dataset:
         if by_name or not names_count and row['file_name'] in reading.from_names: _forget(row)
     if not by_name: return
     reading.name, reading.reason, reading.captions_from = 'sidecars', 'there are no captions', ''
-    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name'] for o in reading.dataset]
+    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name']
+                                                                                       for o in reading.dataset]
 
 # %% ../nbs/03_folder.ipynb #510d57e9
 def open_folder(
@@ -74,7 +73,8 @@ def as_dataset(
     table = find_metadata(as_path(folder))
     if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(as_path(folder))
     dataset = open_folder(folder).dataset
-    return dataset if bare or any(o.get('text') for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
+    return dataset if bare or any(o.get('text')
+                                  for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
@@ -98,8 +98,10 @@ def tell_stale(
     taken = read_taken(dataset.folder)
     changed, unread = [o for o in stale if o in taken], [o for o in stale if o not in taken]
     said = [f"{counted(len(o), 'caption')} {what} ({', '.join(o[:3])}{' …'*(len(o) > 3)})"
-            for o, what in ((changed, f"changed in '{source}' after being read"), (unread, f"of '{source}' not read yet")) if o]
-    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from {shell_word(source)}"]
+            for o, what in ((changed, f"changed in '{source}' after being read"),
+                            (unread, f"of '{source}' not read yet")) if o]
+    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from "
+            f"{shell_word(source)}"]
 
 # %% ../nbs/03_folder.ipynb #2de6da4a
 def take_outside(
@@ -112,6 +114,7 @@ def take_outside(
     dataset = as_dataset(dataset)
     stale = dataset.stale(read_outside(dataset, source))
     step = Edit('take over captions changed outside', lambda text, row: stale[picture_key(row)])
-    changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run, show=show)
+    changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run,
+                            show=show)
     if not dry_run: note_taken(dataset.folder, stale)
     return changes

@@ -32,13 +32,15 @@ def read_caption_file(
     try:
         info = os.stat(path)
         if not stat.S_ISREG(info.st_mode): raise Problem(f"the caption '{path}' is not a regular file; move it away")
-        if info.st_size > MAX_BYTES: raise Problem(f"the caption '{path}' has {info.st_size:,} bytes, and a caption has at most {MAX_BYTES:,}; move it away")
+        if info.st_size > MAX_BYTES: raise Problem(f"the caption '{path}' has {info.st_size:,} bytes, and a caption "
+                                                   f"has at most {MAX_BYTES:,}; move it away")
         data = path.read_bytes()
         if is_binary(data): raise Problem(f"the caption '{path}' is not a text file; move it away")
         text = data.decode('utf-8-sig')
         if '\0' in text: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8")
     except UnicodeDecodeError: raise Problem(f"the caption '{path}' is not UTF-8; save it as UTF-8") from None
-    except OSError as e: raise Problem(f"the caption '{path}' could not be read ({e.strerror}); change its rights") from e
+    except OSError as e:
+        raise Problem(f"the caption '{path}' could not be read ({e.strerror}); change its rights") from e
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
 # %% ../nbs/01_sidecars.ipynb #7dc19cbc

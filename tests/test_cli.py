@@ -194,7 +194,7 @@ BAD = {
     'an address that is no picture': (['caption', 'https://localhost/x.png'], 'allow_private'),
     'an address of another kind': (['caption', 'ftp://example.org/x.png'], 'ftp'),
     'no dataset to change': (['captions', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
-    'a format that is none': (['convert', 'captioned', 'new', '--to', 'zip'], "'zip' is not a format"),
+    'a format that is none': (['convert', 'captioned', 'new', '--to', 'zip'], "got 'zip'"),
     'nothing to check': (['check', 'gone'], 'gone'),
     'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
     'an empty folder to train on': (['train', 'empty'], "'empty'"),

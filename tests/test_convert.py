@@ -1,14 +1,16 @@
 "Conversions against other processes: a kill at any moment, and the readers of other programs"
-import json, random, shutil, signal, subprocess, sys, time
+import json, random, runpy, shutil, signal, subprocess, sys, time
 from collections import OrderedDict
 
 import pytest
 
-from automode.convert import convert, read_folder
+from automode.cli import command_parser, flag_words, main
+from automode.convert import convert, detect_format, formats, read_folder
 from automode.core import Problem, data_path
 from automode.dataset import Dataset, new_row
 from automode.filling import fill_folder
-from automode.formats import caption_from_path
+from automode.formats import Format, Found
+from automode.formats_file_names import caption_from_path
 from automode.lock import lock_dataset
 
 SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
@@ -154,3 +156,62 @@ def test_damaged_tables_end_with_a_sentence(tmp_path):
         try: str(read_folder(tmp_path))
         except Problem: pass
         (tmp_path/name).unlink()
+
+# --- a new format is one entry, and three functions
+
+def find_dummy(folder):
+    "Read the lines of `captions.dummy`"
+    for name, text in (o.split('=', 1) for o in (folder/'captions.dummy').read_text().splitlines()):
+        yield Found(new_row(name, text), folder/name)
+
+def write_dummy(items, out, options):
+    "Write images, and a line for each"
+    lines = []
+    for o in items:
+        out.put(o.row['file_name'], o.source, options.link)
+        lines.append(f"{o.row['file_name']}={o.row['text']}\n")
+    out.put('captions.dummy', ''.join(lines).encode())
+
+def recognize_dummy(contents):
+    "Recognize the file"
+    if (contents.path/'captions.dummy').is_file(): yield .99, 'there is a captions.dummy'
+
+@pytest.fixture
+def dummy():
+    "A format that is entered for one test"
+    yield formats.add(Format('dummy', 'Lines of name=caption', f'{__name__}:find_dummy', title='a dummy dataset', loses='everything else',
+                             writer=f'{__name__}:write_dummy', recognizer=f'{__name__}:recognize_dummy'))
+    del formats['dummy']
+
+def test_a_format_is_one_entry(dummy, tmp_path, capsys):
+    source = put(tmp_path/'source', {'0.txt': 'a fox', '1.txt': 'a bee'}, '0.png', '1.png')
+    main(['convert', str(source), str(tmp_path/'out'), '--to', 'dummy', '--token', 'sks'])
+    assert (tmp_path/'out'/'captions.dummy').read_text() == '0.png=sks, a fox\n1.png=sks, a bee\n'
+    assert detect_format(tmp_path/'out') == ('dummy', 'there is a captions.dummy')
+    assert str(read_folder(tmp_path/'out')).startswith('read as: a dummy dataset (there is a captions.dummy)')
+    main(['convert', str(tmp_path/'out'), str(tmp_path/'back'), '--to', 'automode'])
+    assert [o['text'] for o in Dataset.read(tmp_path/'back')] == ['sks, a fox', 'sks, a bee']
+    assert 'read as: a dummy dataset' in capsys.readouterr().out
+
+def test_a_format_is_in_help_errors_completion_and_documentation(dummy, tmp_path, capsys):
+    actions = {o.dest: o.help for o in command_parser('convert')._actions}
+    assert all('everydream, dummy (default' in actions[o] for o in ('to', 'from_'))
+    assert all('dummy' in flag_words()[o] for o in ('convert to', 'convert from'))
+    with pytest.raises(Problem, match="to must be one of automode, .*, dummy, got 'dumy'; did you mean dummy"): convert(tmp_path, tmp_path/'out', to='dumy')
+    with pytest.raises(Problem, match="from must be one of automode, .*, dummy, got 'dumy'; did you mean dummy"): convert(tmp_path, tmp_path/'out', from_='dumy')
+    runpy.run_path('nbs/reference/options.qmd.py')
+    page = capsys.readouterr().out
+    assert all(f'| `{name}` | {o.help} |' in page for name, o in formats.items()) and 'Lines of name=caption' in page
+
+def test_wrong_options_are_named_at_once_before_the_source_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr('automode.convert.detect_format', lambda *args: pytest.fail('the source was read'))
+    with pytest.raises(Problem) as e: convert(tmp_path/'nowhere', tmp_path/'out', to='kohja', repeats=0, shard_pictures='x', caption_extension='.exe')
+    told = str(e.value).split('; ')
+    assert told[1:] == ['did you mean kohya?', "caption_extension must be .txt or .caption, got '.exe'", 'repeats must be a whole number of 1 or more, got 0',
+                        "shard_pictures must be a whole number of 1 or more, got 'x'"]
+    assert not (tmp_path/'out').exists()
+
+def test_every_format_has_what_the_registry_asks_for():
+    for name, o in formats.items():
+        assert o.help and o.title and callable(o.find) and o.recognizer, name
+        assert bool(o.writer) == bool(o.loses), name

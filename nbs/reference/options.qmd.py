@@ -5,6 +5,7 @@ description: The values that each setting accepts, from the registries that chec
 # Generated when the site is built, from the same registries that check the settings and produce `--help`
 from automode.caption_options import CAPTION_OPTIONS
 from automode.captioners import CAPTIONERS
+from automode.formats import formats
 from automode.options import SETTINGS
 
 print("""Each of these settings of `automode train` and `automode run` has a registry in `automode.options`, with one entry per value. Names are
@@ -22,3 +23,8 @@ to add an option, add one to `CAPTION_OPTIONS` in `automode.caption_options`.\n\
 for name, o in CAPTIONERS.items(): print(f"| `{name}` | {o.help} | {', '.join(f'`{k}`' for k in o.takes)} |")
 print('\n| option | what it is | must be |\n|---|---|---|')
 for name, o in CAPTION_OPTIONS.items(): print(f'| `{name}` | {o.help} | {o.rule} |')
+
+print("""\n## Dataset formats {#formats}\n
+These are the values of `automode convert --from` and `--to`, from the registry `formats` in `automode.formats`. A format without "loses" is read-only. To add one, write its
+reader, its writer and the function that recognizes it in one file, and add an entry.\n\n| format | what it is | loses |\n|---|---|---|""")
+for name, o in formats.items(): print(f"| `{name}` | {o.help} | {o.loses if o.writer else ''} |")
