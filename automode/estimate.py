@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from psutil import virtual_memory
 
 from .adapters import add_adapter
+from .family import Family, family_of_denoiser
 from .fast import speed_up
 from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
 from .models import at_once
@@ -164,8 +165,8 @@ class Estimate:
         "Bytes of each part, while training"
         job, trained = self.job, self.job.trained
         numbers = sum(o.numel() for o in trained)
-        rest = sum(map(_weight_bytes, job.learning))
-        return {'frozen weights': _weight_bytes(job.unet, job.quantize) + rest,
+        rest = sum(map(_weight_bytes, job.learning.values()))
+        return {'frozen weights': _weight_bytes(job.denoiser, job.quantize) + rest,
                 # three times: a copy to go back to is kept as well
                 'adapters and gradients': 3 * sum(o.nbytes for o in trained) + 4 * numbers * job.ema,
                 'optimiser': round(numbers * OPTIMIZER_BYTES.get(job.optimizer, 8)),
@@ -175,7 +176,7 @@ class Estimate:
     def while_encoding(self) -> int:
         "Bytes while pictures are encoded, with every model there"
         job = self.job
-        models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders)) + _weight_bytes(job.unet, job.quantize)
+        models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders.values())) + _weight_bytes(job.denoiser, job.quantize)
         return models + min(job.encode_batch, job.pictures) * self.encoding[1] + job.cached
 
     @property
@@ -206,7 +207,7 @@ def estimate(
     "Count what a run needs, before it begins"
     size = [o * job.vae_scale for o in job.latent_size] if job.vae is not None else None
     encoding = count_encoding(job.vae, size) if job.vae is not None and job.pictures else (Work(Counter()), 0)
-    return Estimate(job, job.count(), encoding, speed or measure_speed(job.device, job.autocast or job.unet.dtype))
+    return Estimate(job, job.count(), encoding, speed or measure_speed(job.device, job.autocast or job.denoiser.dtype))
 
 # %% ../nbs/07_estimate.ipynb #352b51c3
 def _gb(size:float) -> str: return f'{size/1e9:.1f} GB' if size >= 1e9 else f'{size/1e6:.0f} MB'
@@ -343,15 +344,15 @@ def forecast(
     speed:Speed|None=None, # Of the device; None measures it
 ) -> Estimate: # Of the run
     "Estimate a run from its settings"
-    unet, encoders = to_meta(base.unet), {k: to_meta(o) for k, o in base.text_encoders.items()}
-    for o in (unet, *(encoders.values() if config.train_text_encoder else ())):
+    denoiser, encoders = to_meta(base.denoiser), {k: to_meta(o) for k, o in base.text_encoders.items()}
+    for o in (denoiser, *(encoders.values() if config.train_text_encoder else ())):
         add_adapter(o, config.rank, config.alpha, config.adapter, config.conv_rank, config.lora_dropout, config.use_dora)
         speed_up(o)
-    second, steps = encoders.get('text_encoder_2'), config.max_train_steps
+    steps = config.max_train_steps
     times = lambda every: -(-steps // every) if every else 1
     return estimate(Job(
-        unet, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, tuple(encoders.values()),
-        config.train_text_encoder, base.tokenizer.model_max_length, second and second.config.projection_dim, class_pictures,
+        denoiser, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, encoders,
+        config.train_text_encoder, base.family.tokenize(base.tokenizers, ['']).shape[-1], base.family, class_pictures,
         config.gradient_checkpointing, autocast, config.optimizer, bool(config.ema_decay), config.quantize,
         pictures * (1 + (config.flip_p > 0)),
         validation=held_out and max(32, held_out) * times(config.validate_every_steps),

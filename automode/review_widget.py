@@ -238,7 +238,7 @@ def review(
     order:str='score', # `score` (worst first), `name`, `length` or `status`
     token:str|None=None, # The word that names the subject in prompts
     class_word:str|None=None, # What kind of thing it is
-    base:str|Path|None=None, # What will be trained on, whose tokens are counted; None means CLIP's, as in SD 1.x, 2.x and SDXL
+    base:str|Path|None=None, # What will be trained on, whose tokens are counted; None means CLIP's tokenizer, which all Stable Diffusion models have
     captioner:str|Path|Callable='starter', # Who is asked for other captions: `starter`, a folder, a Hub id, or a function
 ) -> ReviewWidget: # Shows itself in a notebook
     "Look the captions of a dataset over"
