@@ -82,16 +82,16 @@ OPTIMIZER_BYTES = {'adamw': 8, 'adamw8bit': 2, 'prodigy': 16, 'schedule-free': 8
 @dataclass
 class Job:
     "What a run asks of its device"
-    unet:torch.nn.Module # With adapters
+    denoiser:torch.nn.Module # With adapters
     latent_size:tuple[int, int] # Height and width of the largest latents
     steps:int # Optimiser steps
     batch_size:int=1 # Pictures at a time
     accumulation:int=1 # Batches a step
     vae:torch.nn.Module|None=None # Encodes the pictures
-    text_encoders:tuple=() # Encode the prompts
+    text_encoders:dict=field(default_factory=dict) # Encode the prompts, by diffusers' names
     train_text_encoder:bool=False # Do the text encoders have adapters too?
     tokens:int=77 # Tokens of a prompt
-    pooled_width:int|None=None # Of the pooled embedding, for SDXL
+    family:Family|None=None # Family of the denoiser; None goes by its class
     class_pictures:bool=False # As many pictures of the class in each batch?
     checkpointing:bool=False # Compute activations twice to save memory?
     autocast:torch.dtype|None=None # Precision of mixed precision; None computes in the weights' own
@@ -106,29 +106,29 @@ class Job:
     device:torch.device|str|None=None # Where it will run; None takes where the unet is
 
     def __post_init__(self):
-        self.device = torch.device(self.device or next(self.unet.parameters()).device)
+        self.device = torch.device(self.device or next(self.denoiser.parameters()).device)
         self.encode_batch = self.encode_batch or at_once((self.resolution,)*2)
     def count(self) -> Step:
         "Count a step with one picture"
-        return count_step(self.unet, self.latent_size, self.tokens, None, self.pooled_width, self.learning,
-                          self.checkpointing, self.autocast)
+        return count_step(self.denoiser, self.latent_size, self.tokens, self.family, self.learning, self.checkpointing, self.autocast)
     @property
     def at_once(self) -> int:
         "Pictures in a batch, those of the class among them"
         return self.batch_size * (1 + self.class_pictures)
     @property
-    def learning(self) -> tuple:
+    def learning(self) -> dict:
         "Text encoders that are trained"
-        return tuple(self.text_encoders) if self.train_text_encoder else ()
+        return self.text_encoders if self.train_text_encoder else {}
     @property
     def trained(self) -> list:
         "Parameters that are trained"
-        models = (self.unet, *self.learning)
+        models = (self.denoiser, *self.learning.values())
         return [o for m in models for o in m.parameters() if o.requires_grad]
     @property
     def vae_scale(self) -> int:
         "Pixels to a latent"
-        return 8 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        family = self.family or family_of_denoiser(self.denoiser)
+        return family.vae_scale(self.vae) if family and self.vae is not None else 8
     @property
     def resolution(self) -> int:
         "Edge of a square as large as the largest pictures, in pixels"
