@@ -61,10 +61,6 @@ class ModuleNames:
         return found
 
 # %% ../nbs/05_family.ipynb #537c3087
-def _no_conditions(original, corner, size) -> dict:
-    "Extra inputs of a denoiser that reads only latents and a prompt"
-    return {}
-
 def _never(*args) -> bool:
     "The answer of a family without single files, or without a layer of its own"
     return False
@@ -106,7 +102,7 @@ class Family:
     denoiser:str='unet' # Name of the denoiser among the parts
     text_encoders:tuple[str,...]=('text_encoder',) # Names of the text encoders among the parts
     text_targets:Targets=Targets(('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')) # Layers of a text encoder
-    conditions:Callable[..., dict]=_no_conditions # (original size, corner, size), heights first -> numbers that the denoiser reads of an image
+    conditions:Callable[..., dict]|None=None # (original size, corner, size), heights first -> numbers that the denoiser reads of an image
     fits:Callable[[Any], bool]=lambda pipeline: True # (pipeline) -> is it of this family and not of another with the same pipeline class?
     check:Callable[..., None]=lambda name, pipeline: None # (name, pipeline) -> a `Problem` for a model that cannot be trained
     read_folder:Callable[..., Any]|None=None # (path, dtype, denoiser settings) -> pipeline; None reads as diffusers does

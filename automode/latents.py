@@ -200,6 +200,21 @@ def stack_prompts(
     if 'length' in entries[0]: lengths = torch.stack([o['length'] for o in entries]).long().flatten()
     return Prompts(Encoded(parts), lengths, token_parts)
 
+def _row(encoded:Encoded, place:int, token_parts:Sequence[str]) -> dict[str,torch.Tensor]: # Without padding
+    "One prompt of several: of its tokens only those that count, where a family says so with a mask"
+    valid = encoded['mask'][place].bool() if 'mask' in encoded else slice(None)
+    return {k: (v[place][valid] if k in token_parts else v[place]).clone() for k, v in encoded.items() if k != 'mask'} | (
+        dict(length=valid.sum()) if 'mask' in encoded else {})
+
+def _stack(
+    tensors:list[torch.Tensor], # Of one shape
+    dtype:torch.dtype=torch.float32, # Precision of the result
+) -> torch.Tensor: # In `dtype`
+    "Stack tensors without a second copy in another precision"
+    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype)
+    for n, o in enumerate(tensors): out[n] = o
+    return out
+
 # %% ../nbs/07_latents.ipynb #7f8a73fd
 def encode_texts(
     base:BaseModel, # Its tokenizers and text encoders are used
@@ -226,21 +241,6 @@ def _write_pack(
     "Keep prompts in one file, named by what is in it"
     store.write(make_key(sorted(pack)), {f'{key}.{part}': v for key, parts in pack.items() for part, v in parts.items()})
     return {}
-
-def _row(encoded:Encoded, place:int, token_parts:Sequence[str]) -> dict[str,torch.Tensor]: # Without padding
-    "One prompt of several: of its tokens only those that count, where a family says so with a mask"
-    valid = encoded['mask'][place].bool() if 'mask' in encoded else slice(None)
-    return {k: (v[place][valid] if k in token_parts else v[place]).clone() for k, v in encoded.items() if k != 'mask'} | (
-        dict(length=valid.sum()) if 'mask' in encoded else {})
-
-def _stack(
-    tensors:list[torch.Tensor], # Of one shape
-    dtype:torch.dtype=torch.float32, # Precision of the result
-) -> torch.Tensor: # In `dtype`
-    "Stack tensors without a second copy in another precision"
-    out = torch.empty(len(tensors), *tensors[0].shape, dtype=dtype)
-    for n, o in enumerate(tensors): out[n] = o
-    return out
 
 # %% ../nbs/07_latents.ipynb #92e7f871
 @dataclass
@@ -285,6 +285,7 @@ def find_conditions(
     examples:Sequence[Example], # Pictures with their buckets and sizes
 ) -> Encoded: # Named tensors with a row for each image; empty for most families
     "What a family reads of each image besides its latents and prompt"
+    if not family.conditions: return Encoded()
     found = [family.conditions(*cut_of(o)) for o in examples]
     return Encoded({k: torch.tensor([o[k] for o in found], dtype=torch.float32) for k in found[0]})
 

@@ -308,9 +308,10 @@ def predict(
 ) -> torch.Tensor: # Noise, velocity or flow, as `noisy_latents`; in the denoiser's precision
     "Ask the denoiser"
     if not torch.is_autocast_enabled(noisy_latents.device.type): noisy_latents = noisy_latents.to(base.denoiser.dtype)
-    size = (noisy_latents.shape[-2]*base.vae_scale, noisy_latents.shape[-1]*base.vae_scale)
-    whole = {k: v for k, v in base.family.conditions(size, (0, 0), size).items() if k not in condition}
-    condition = condition | {k: torch.tensor([v]*len(noisy_latents)) for k, v in whole.items()}
+    if base.family.conditions:
+        size = noisy_latents.shape[-2]*base.vae_scale, noisy_latents.shape[-1]*base.vae_scale
+        whole = {k: v for k, v in base.family.conditions(size, (0, 0), size).items() if k not in condition}
+        condition = condition | {k: torch.tensor([v]*len(noisy_latents)) for k, v in whole.items()}
     return base.family.predict(base.denoiser, noisy_latents, levels, condition)
 
 # %% ../nbs/05_models.ipynb #9ef3fbac
