@@ -7,7 +7,7 @@ __all__ = ['find_prepare', 'open_ahead', 'find_batch_size', 'Halving', 'join_pro
            'start_dataset', 'caption_folder']
 
 # %% ../nbs/04_caption.ipynb #d0119acc
-import json, math, os, time
+import json, math, os, re, time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from PIL import Image
 
 from .captioners import as_captioner, load_captioner, shrunk
-from .core import Problem, as_path, pick_device, progress
+from .core import Problem, as_path, counted, pick_device, progress
 from .dataset import METADATA, Dataset, foreign_values, new_row
 from .download import download_images, find_addresses, read_sources
 from .folder import open_folder, tell_stale
@@ -152,8 +152,14 @@ def _stop_for_foreign(dataset, names):
     clash = {o['file_name']: keys for o in dataset if o['file_name'] in names and (keys := foreign_values(o))}
     if not clash: return
     columns, some = sorted({key for keys in clash.values() for key in keys}), ', '.join(list(clash)[:3])
-    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {len(clash)} image{'s'*(len(clash) > 1)} without a caption "
-                  f"({some}{' …' if len(clash) > 3 else ''}), which captioning would replace; rename {columns[0]}, e.g. to my_{columns[0]}")
+    written = dict.fromkeys(key for o in dataset if o['file_name'] in clash for key in _caption_columns(o))
+    offer = f"if their captions are in {' or '.join(list(written)[:3])}, call that column text; otherwise "*bool(written)
+    raise Problem(f"'{dataset.folder/METADATA}' has {' and '.join(columns)} of yours for {counted(len(clash), 'image')} without a caption "
+                  f"({some}{' …' if len(clash) > 3 else ''}), which captioning would replace; {offer}rename {columns[0]}, e.g. to my_{columns[0]}")
+
+def _caption_columns(row):
+    "Columns of somebody else that may hold a caption, such as `caption_de`"
+    return [k for k, o in row.items() if isinstance(o, str) and o.strip() and k not in new_row('') and re.search('capt|text|prompt|descri|tags|label', k, re.I)]
 
 # %% ../nbs/04_caption.ipynb #d3dfe534
 @patch

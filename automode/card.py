@@ -16,7 +16,7 @@ from typing import Any, Iterable, NamedTuple
 
 from PIL import Image
 
-from .core import HUB_ID, make_printable, read_json, write_whole
+from .core import HUB_ID, counted, make_printable, read_json, shell_word, write_whole
 from .dataset import subject_words
 from .family import Family, families, family_of_lora
 from .images import open_image, read_texts, save_png
@@ -224,7 +224,7 @@ def _dora_in_a1111(lora:Path, prompt) -> str: # Markdown
     "What A1111 needs in place of a DoRA, which it divides by the norms of the other axis"
     plain = plain_path(lora)
     if not plain.is_file(): return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly: do not use {as_code(lora.name)} there. "
-                                    f"{as_code(f'automode lora convert {lora.name} --to plain --base BASE --out {plain.name}')} writes a plain LoRA for it.")
+                                    f"{as_code(f'automode lora convert {shell_word(lora.name)} --to plain --base BASE --out {shell_word(plain.name)}')} writes a plain LoRA for it.")
     error = as_number(_float(read_lora_info(plain).get('automode.relative_error')))
     differs = '' if error is None else f', {error:.1%} of its change missing'
     return (f"This is a DoRA, and **A1111** computes a DoRA of this kind in another way, far too strongly. There copy {as_code(f'a1111/{plain.name}')} {prompt(plain)}: "
@@ -286,6 +286,11 @@ def _licence_section(
     return f"The base is under the licence {as_code(name)}{link}. What it asks for goes on to this LoRA."
 
 # %% ../nbs/07_card.ipynb #c0fa765f
+def _num_images(config:dict) -> str: # e.g. `12 pictures`
+    "Say how many pictures a LoRA was trained on"
+    n = config.get('num_images')
+    return counted(n, 'picture') if type(n) is int else 'a few pictures'
+
 def card_text(
     facts:Facts, # From `read_facts`
 ) -> str: # Markdown, with YAML before it
@@ -298,7 +303,7 @@ def card_text(
     if both.exists() and not is_private(both, facts.captions):
         gallery.append('![The same prompts from the same noise, without the LoRA and with it](before_after.png)')
     best = folder/'best'/f"{config['name']}-best.safetensors"
-    parts = [f"# {as_text(config['name'])}", f"A LoRA for {as_code(facts.base.name)}, trained with automode on {config.get('num_images', 'a few')} pictures.", *gallery,
+    parts = [f"# {as_text(config['name'])}", f"A LoRA for {as_code(facts.base.name)}, trained with automode on {_num_images(config)}.", *gallery,
              '## Words that call it', as_code(facts.words) if facts.words else 'None: it acts on every prompt.',
              '## How to use it', _usage_section(facts, prompt),
              '## How it was trained', settings_table(config, facts.info)]

@@ -9,13 +9,13 @@ __all__ = ['commands', 'LORA_ACTIONS', 'command', 'given', 'look_first', 'read_f
            'completion', 'sentence', 'overview', 'run_command', 'main']
 
 # %% ../nbs/13_cli.ipynb #6abb0952
-import os, signal, sys, warnings
+import errno, os, re, signal, sys, warnings
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Callable, Iterable
 
 from . import __version__
-from .core import Problem, find_model, make_printable, read_rows
+from .core import Problem, counted, find_model, make_printable, read_rows, shell_word, shorten
 from .flags import Parser, Place, make_parser
 
 # %% ../nbs/13_cli.ipynb #a0221015
@@ -63,7 +63,7 @@ def read_first(
     if not int(os.environ.get('RANK', 0)): print(make_printable(str(reading)))
     if strict and reading.left_out: raise Problem(f'with --strict nothing may be left out, and this is {reading}')
     if captioned and not reading.dataset.trainable() and not reading.dataset.bad:
-        raise Problem(f"no image in '{images}' has a caption; run: automode caption {images}")
+        raise Problem(f"no image in '{images}' has a caption; run: automode caption {shell_word(images)}")
 
 # %% ../nbs/13_cli.ipynb #2d696186
 def tell_starter(
@@ -104,9 +104,10 @@ class PlainOutput:
 
 def read_reasons(
     folder:str|Path, # A dataset's folder
+    dataset=None, # A `Dataset` that was not written, and so not its `rejected.jsonl`; None reads that
 ) -> list[str]: # A sentence for each thing that cannot be used
     "What `rejected.jsonl` says, and where a line that was left out is kept"
-    rows = read_rows(f'{folder}/rejected.jsonl')
+    rows = read_rows(f'{folder}/rejected.jsonl') if dataset is None else dataset.rejected()
     return [str(o.get('reason')) + (f"; it is kept in {o['kept']}" if 'kept' in o else '') for o in rows]
 
 # %% ../nbs/13_cli.ipynb #18f22278
@@ -114,14 +115,14 @@ def close(
     done:str, # What was done, e.g. "captioned 812, skipped 40"
     rejected:Iterable[str]=(), # Why each picture that was rejected cannot be used
     strict:bool=False, # Is that a failure?
-    where:str='rejected.jsonl', # Where the reasons are kept
+    where:str='rejected.jsonl', # Where the reasons are kept; empty for nowhere
     told:bool=False, # Have the reasons been told already?
 ) -> None:
     "The last line of a command; among several processes the first says it"
     if int(os.environ.get('RANK', 0)): return
     reasons = list(rejected)
     for o in reasons[:0 if told else 20]: print(make_printable(f'rejected: {o}'), file=sys.stderr)
-    print(f'{done}, rejected {len(reasons)}' + (f': see {where}' if reasons else ''))
+    print(f'{done}, rejected {len(reasons)}' + (f': see {where}' if reasons and where else ''))
     if reasons and strict: sys.exit(1)
 
 # %% ../nbs/13_cli.ipynb #99104461
@@ -133,7 +134,7 @@ def close_run(
     "The last line of a training run"
     reasons, where = run.left_out.values(), f'{run.folder}/left_out.jsonl'
     if dataset: reasons, where = read_reasons(dataset), f'{dataset}/rejected.jsonl'
-    close(f"trained on {run.config['num_images']} pictures: {run.lora}", reasons, strict, where, told=True)
+    close(f"trained on {counted(run.config['num_images'], 'picture')}: {run.lora}", reasons, strict, where, told=True)
 
 # %% ../nbs/13_cli.ipynb #81093a9c
 def least_sure(
@@ -190,9 +191,9 @@ def caption(
     for o in doubtful: print(make_printable(f"  {o['file_name']}: {o['text']} ({o.get('score') or 'no score'})"))
     tell_starter(pictures, captioner=captioner)
     print(f'Look them over in {dataset.folder}/metadata.jsonl.\n'
-          f'Next: automode check {dataset.folder}, then automode train {dataset.folder} --out run')
+          f'Next: automode check {shell_word(dataset.folder)}, then automode train {shell_word(dataset.folder)} --out run')
     counts = dataset.counts
-    if counts['kept']: print(f"{counts['kept']} captions stay as a person wrote, accepted or changed them")
+    if counts['kept']: print(f"kept as a person wrote, accepted or changed it: {counted(counts['kept'], 'caption')}")
     close(f"captioned {counts['captioned']}, skipped {counts['skipped']}", read_reasons(dataset.folder), strict)
 
 # %% ../nbs/13_cli.ipynb #1d626188
@@ -260,7 +261,7 @@ def captions(
     from automode.folder import as_dataset, take_outside
     if words: return print(edits.count_words(as_dataset(dataset)))
     if history:
-        for o in past.read_history(dataset): print(f"{o['time']}  {o['did']}: {o['what']}, {o['captions']} captions")
+        for o in past.read_history(dataset): print(f"{o['time']}  {o['did']}: {o['what']}, {counted(o['captions'], 'caption')}")
         return
     flags = given(locals(), 'dataset', 'edits', 'past', 'words', 'history', 'undo', 'redo', 'strict', 'as_dataset', 'take_outside')
     if undo or redo:
@@ -271,11 +272,11 @@ def captions(
     if os.path.isdir(flags['captions'] or ''):
         others = [o for o, value in flags.items() if value and o not in ('captions', 'dry_run', 'show')]
         if others: raise Problem(f"--from FOLDER goes with --dry_run and --show only; leave out --{others[0]}")
-        changes = take_outside(dataset, flags['captions'], dry_run, **given(dict(show=show)))
-    else: changes = edits.change_captions(as_dataset(dataset), **flags)
+        changes = take_outside(opened := as_dataset(dataset), flags['captions'], dry_run, **given(dict(show=show)))
+    else: changes = edits.change_captions(opened := as_dataset(dataset, bare=bool(flags['captions'])), **flags)
     done = str(changes).splitlines()
     print(*done[:-1], sep='\n', end='\n' if done[1:] else '')
-    close(done[-1], read_reasons(dataset), strict)
+    close(done[-1], read_reasons(dataset, opened if dry_run else None), strict, '' if dry_run else 'rejected.jsonl')
 
 # %% ../nbs/13_cli.ipynb #38f5cca4
 @command("""automode convert holiday for_kohya --to kohya --repeats 10 --token tiantian --class_word rabbit
@@ -333,7 +334,7 @@ def train(
     from automode.train import train as train_lora
     run = train_lora(**flags, out=out)
     if not int(os.environ.get('RANK', 0)):
-        print(f'Next: automode generate --base {flags["base"]} --lora {run.lora} --prompt "..." --num_images 4 --out pics')
+        print(f'Next: automode generate --base {shell_word(flags["base"])} --lora {shell_word(run.lora)} --prompt "..." --num_images 4 --out pics')
     close_run(run, strict)
 
 # %% ../nbs/13_cli.ipynb #7845caaf
@@ -362,7 +363,7 @@ def generate(
     look_first(base=base)
     from automode.generate import generate as draw
     images = draw(prompt, **given(locals(), 'prompt', 'draw'))
-    print(f"{len(images)} picture{'s'*(len(images) > 1)} in {out}")
+    print(f"{counted(len(images), 'picture')} in {out}")
 
 # %% ../nbs/13_cli.ipynb #e948382e
 LORA_ACTIONS = 'info', 'convert', 'resize', 'merge'
@@ -386,19 +387,23 @@ def lora(
     dtype:str|None=None, # float32, float16, bfloat16: precision of the result (default: as it was; with --base float32)
 ) -> None:
     "Look into a LoRA file, convert it, make it smaller, or merge several"
-    if action not in LORA_ACTIONS: raise Problem(f"'{action}' is none of {', '.join(LORA_ACTIONS)}")
+    if action not in LORA_ACTIONS: raise Problem(f"'{shorten(action)}' is none of {', '.join(LORA_ACTIONS)}")
     if action != 'info' and out is None: raise Problem('say where to write: --out')
     if action != 'merge' and len(lora) > 1: raise Problem(f'{action} takes one LoRA file; give one at a time')
     from automode import lora_tools as tools
     from automode.generate import find_lora
     lora = [str(find_lora(o)) if Path(o).is_dir() else o for o in lora]            # of a run's folder its LoRA
-    if action == 'info': return print(tools.info_text(tools.info(lora[0])))
+    if action == 'info':
+        found = tools.info(lora[0])
+        print(tools.info_text(found))
+        if 'problem' in found: sys.exit(1)
+        return
     if action == 'convert': return print(tools.convert(lora[0], out, to, base, dtype))
     if action == 'resize':
         written, share = tools.resize(lora[0], out, rank, conv_rank, energy, dtype)
         return print(f'{written}: keeps {share:.1%} of the change')
     try: numbers = [float(o) for o in weights] if weights else None
-    except ValueError: raise Problem(f"{' '.join(weights)} are not all numbers; --weights .8 .5, one for each LoRA") from None
+    except ValueError: raise Problem(f"{shorten(' '.join(weights))} are not all numbers; --weights .8 .5, one for each LoRA") from None
     if base is None: return print(tools.merge(lora, out, numbers, dtype))
     print(tools.merge_into(base, lora, out, numbers, dtype))
 
@@ -490,12 +495,12 @@ def command_parser(
 def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and its name
     "What flags take, where that is a short list"
     from automode.completion import SCRIPTS
-    from automode.config import KINDS
     from automode.convert import formats
     from automode.edits import EXISTING
+    from automode.options import SETTINGS
     from automode.rows import STATUSES
-    return KINDS | {
-        'optimizer': ('adamw', 'adamw8bit', 'prodigy', 'schedule-free', 'adafactor', 'lion', 'sgd'), 'device': ('cpu', 'cuda', 'mps'),
+    return {k: tuple(o) for k, o in SETTINGS.items()} | {
+        'device': ('cpu', 'cuda', 'mps'),
         'dtype': ('float32', 'float16', 'bfloat16'), 'convert to': tuple(k for k, o in formats.items() if o.write), 'convert from': tuple(formats),
         'caption_extension': ('.txt', '.caption'), 'lora action': LORA_ACTIONS, 'lora to': ('kohya', 'diffusers'),
         'existing': tuple(EXISTING), 'where_status': STATUSES, 'completion shell': tuple(SCRIPTS)}
@@ -513,29 +518,35 @@ def completion(
     print(completion_script(shell, {o: command_parser(o) for o in commands}, flag_words()), end='')
 
 # %% ../nbs/13_cli.ipynb #9245b556
-_mendable = {'No space left': 'free some space, or give another folder with --out',
-             'Disk quota': 'free some space, or give another folder with --out',
-             'File too large': 'the system limits the size of files here; give another folder with --out',
-             'Permission denied': 'give another folder, or change its rights',
-             'Read-only file system': 'give another folder with --out',
-             'No such file': 'check the path',
-             'Not a directory': 'a file is where a folder was expected; give another path',
-             'Is a directory': 'a folder is where a file was expected; give another path',
-             'out of memory': 'use a smaller --batch_size or --resolution',
-             "can't allocate memory": 'use a smaller --batch_size or --resolution'}
+_elsewhere = 'give another folder with --out'
+_advice = {errno.ENOSPC: f'free some space, or {_elsewhere}', errno.EDQUOT: f'free some space, or {_elsewhere}',
+           errno.EFBIG: f'the system limits the size of files here; {_elsewhere}', errno.EROFS: _elsewhere,
+           errno.EACCES: 'give another folder, or change its permissions', errno.ENOENT: 'check the path',
+           errno.ENOTDIR: 'a file is where a folder was expected; give another path',
+           errno.EISDIR: 'a folder is where a file was expected; give another path'}
+
+def _number_of(error:BaseException) -> int|None:
+    "The number of a system error; Rust libraries such as safetensors have it in their text only"
+    if isinstance(error, OSError): return error.errno
+    said = re.search(r'\(os error (\d+)\)', str(error)) if isinstance(error, RuntimeError) or type(error).__name__ == 'SafetensorError' else None
+    return int(said[1]) if said else None
+
+def _is_full_memory(error:BaseException) -> bool:
+    "Whether memory ran out; torch raises a plain RuntimeError on the CPU"
+    said = str(error) if isinstance(error, RuntimeError) else ''
+    return isinstance(error, MemoryError) or 'out of memory' in said or "can't allocate memory" in said
 
 def sentence(
     error:BaseException, # What was raised
 ) -> str|None: # One sentence, or None when it is a bug
-    "What to tell a person about `error`"
+    "Message for the user about `error`"
     if error is None: return None
     if isinstance(error, Problem): return str(error)
-    if isinstance(error, (OSError, RuntimeError)) or type(error).__name__ == 'SafetensorError':
-        for key, advice in _mendable.items():
-            if key not in str(error): continue
-            where = f"'{error.filename}': " if getattr(error, 'filename', None) else ''
-            what = getattr(error, 'strerror', None) or key
-            return f'{where}{what[0].lower()}{what[1:]}; {advice}'
+    if (number := _number_of(error)) in _advice:
+        where = f"'{error.filename}': " if getattr(error, 'filename', None) else ''
+        what = os.strerror(number)
+        return f'{where}{what[0].lower()}{what[1:]}; {_advice[number]}'
+    if _is_full_memory(error): return 'out of memory; use a smaller --batch_size or --resolution'
     return sentence(error.__cause__ or error.__context__)
 
 # %% ../nbs/13_cli.ipynb #5079d334

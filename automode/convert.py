@@ -16,13 +16,13 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 from PIL import Image
 
-from .core import HUB_ID, Problem, as_path, make_printable, progress
-from .dataset import Dataset
+from .core import HUB_ID, Problem, as_path, counted, make_printable, progress, shell_word, shorten
+from .dataset import Dataset, find_metadata
 from .filling import Output, fill_folder, safe_name, unique_name
 from .formats import (CAPTION_COLUMNS, Found, Notes, choose_column, find_aitoolkit, find_automode, find_caption,
                               find_column, find_everydream, find_filenames, find_imagefolder, find_joepenna, find_kohya,
                               find_kohya_meta, find_kohya_toml, find_meta, find_onetrainer, find_sidecars, find_tables,
-                              first_numbered, is_numbered, is_ours, read_table)
+                              first_numbered, is_numbered, is_ours, note_unused, read_table)
 from .formats_out import (Options, fill_caption, plain_columns, write_aitoolkit, write_automode, write_everydream,
                                   write_filenames, write_imagefolder, write_joepenna, write_kohya, write_onetrainer,
                                   write_sidecars)
@@ -116,6 +116,7 @@ def _has_joepenna(path:Path, folder:Path) -> bool: # False for `logo@2x`
 def _find_signs(
     path:Path, # What is looked at
     listing:Listing, # What is in it and below
+    but:Path|None=None, # Table to pass over
 ) -> Iterator[tuple[str,str]]: # Formats, and what was seen of each
     "Look for signs of each format in turn, the clearest first"
     images = listing.images
@@ -124,6 +125,7 @@ def _find_signs(
     if path.suffix == '.toml': yield 'kohya-toml', 'it is a .toml file'
     if not images and is_stored(path): yield 'datasets', 'its images are in tables'
     if path/METADATA in listing.texts and _is_our_table(path/METADATA): yield 'automode', f'its {METADATA} has our keys'
+    if images and not but and find_metadata(path).parent.name == '.automode': yield 'automode', f'its rows are kept in .automode/{METADATA}'
     for table in find_tables(listing.texts): yield 'imagefolder', f"there is a '{table.relative_to(path).as_posix()}'"
     if images and (meta := find_meta(path, listing.texts)): yield 'kohya-json', f"there is a '{meta.name}'"
     if (path/'dataset.toml').is_file() and not numbered: yield 'kohya-toml', 'there is a dataset.toml, and no numbered folders'
@@ -156,7 +158,7 @@ def detect_format(
     if path.is_file() and path.suffix.lower() not in ('.tar', '.toml', '.parquet'):
         raise Problem(f"'{path}' is a file; give a folder, a .tar, a .toml or a .parquet")
     listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
-    for name, reason in _find_signs(path, listing): return Detected(name, reason)
+    for name, reason in _find_signs(path, listing, notes.but): return Detected(name, reason)
     raise Problem(f"there are no pictures in '{path}'; give a folder with .jpg, .png or .webp files, or with .tar files")
 
 # %% ../nbs/03_convert.ipynb #6eea0e14
@@ -169,7 +171,7 @@ def _find(path:str|Path, seen:Detected, notes:Notes, asked:bool, options:dict) -
 def _see(path:str|Path, from_:str|None, notes:Notes|None=None) -> Detected: # As asked, or as found
     "Decide what `path` is"
     if from_ is None: return detect_format(path, notes)
-    if from_ not in formats: raise Problem(f"'{from_}' is not a format that can be read; say one of {', '.join(formats)}")
+    if from_ not in formats: raise Problem(f"'{shorten(from_)}' is not a format that can be read; say one of {', '.join(formats)}")
     if not as_path(path).exists() and from_ != 'datasets': raise Problem(f"'{path}' is not there; check its spelling")
     return Detected(from_, 'as asked')
 
@@ -197,6 +199,15 @@ def _say_left_out(kind:str, names:list[str]) -> str: # E.g. `2 masks (a.png, b.p
     if len(names) == 1: kind = re.sub(r'\b(settings )?(file|image|mask|name|table|folder|row)s\b', r'\1\2', kind.replace('tables or', 'table or'), count=1)
     return make_printable(f'{len(names)} {kind} ({shown})')
 
+_TABLES = 'tables or settings files not read'
+
+def _say_how_to_read(folder:Path, names:Iterable[str]) -> str: # Empty without a table that may hold captions
+    "Say what to do when there are captions in a table that no command reads by its name"
+    name = next((o for o in names if re.search(r'\.(csv|jsonl)$|(capt|label|prompt|text|tags|descri|metadata)[^/]*\.json$', o, re.I)), None)
+    if not name: return ''
+    other_name = '' if name.lower().endswith('.json') else f"call it metadata{os.path.splitext(name)[1].lower()}, or "
+    return make_printable(f"; if there are captions in {name}: {other_name}run automode captions {shell_word(folder)} --from {shell_word(folder/name)}")
+
 @dataclass
 class Reading:
     "What a folder was taken for, what is in it, and what was left out; its text is one sentence"
@@ -214,9 +225,9 @@ class Reading:
         text = f'read as: {_titles.get(self.name, self.name)}'
         text += ', ' if self.name in ('automode', 'sidecars') else f' ({make_printable(self.reason)}), '
         text += f'captions from {make_printable(self.captions_from)}' if self.captions_from else 'no captions'
-        if self.masks: text += f", {len(self.masks)} mask{'s'*(len(self.masks) > 1)}"
+        if self.masks: text += f", {counted(len(self.masks), 'mask')}"
         left = '; '.join(_say_left_out(k, o) for k, o in self.left_out.items())
-        return text + (f'; left out: {left}' if left else '')
+        return text + (f'; left out: {left}' if left else '') + _say_how_to_read(self.dataset.folder, self.left_out.get(_TABLES, ()))
 
 # %% ../nbs/03_convert.ipynb #2b053f13
 def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading: # With everything that was passed over
@@ -224,7 +235,8 @@ def _reading(path:Path, seen:Detected, dataset:Dataset, notes:Notes) -> Reading:
     listing = notes.look_into(path) if path.is_dir() else Listing([], {}, [], {})
     short = lambda o: o.relative_to(path).as_posix()
     tables = [o for o in listing.texts if o.suffix.lower() not in ('.txt', '.caption') and o not in notes.tables and o.name != 'changed.jsonl']
-    left_out:dict[str,list[str]] = {'files by suffix': [], 'tables or settings files not read': list(map(short, tables))}
+    if seen.name == 'kohya': tables = [o for o in tables if o != path/'dataset.toml']     # of the same folders, for kohya's scripts
+    left_out:dict[str,list[str]] = {'files by suffix': [], _TABLES: list(map(short, tables))}
     for o, reason in listing.left_out.items():
         says_nothing = o.suffix.lower() in IMAGE_SUFFIXES + TEXT_SUFFIXES
         left_out.setdefault(f'files because {reason}' if says_nothing else 'files by suffix', []).append(short(o))
@@ -240,10 +252,11 @@ def _numbered_folders(folder, images):
 def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every image
     "Read a dataset of automode, and the captions next to its new images"
     dataset = Dataset.start(folder)
-    notes.tables.add(folder/METADATA)
-    notes.captions[METADATA] += any(o.get('text') for o in dataset)
+    table = find_metadata(folder)
+    notes.tables.add(table)
+    notes.captions[table.relative_to(folder).as_posix()] += any(o.get('text') for o in dataset)
     images = notes.look_into(folder).images
-    notes.add('text files without an image', *(o.relative_to(folder).as_posix() for o in Sidecars(folder, images).unused()))
+    note_unused(Sidecars(folder, images), notes)
     return dataset
 
 def _has_lost_image(row, folder):
@@ -263,10 +276,10 @@ def read_folder(
     "Decide what a folder is, and read it; every command reads folders with this"
     path, notes = as_path(path), Notes(but)
     if not path.exists() and is_stored(path):
-        raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert {path} OUT --to automode")
+        raise Problem(f"'{path}' is not there; check its spelling, or fetch it from the Hub with: automode convert {shell_word(path)} OUT --to automode")
     seen = _see(path, from_, notes)
     folder = path if path.is_dir() else path.parent
-    advice = f"make a dataset of them with: automode convert {path} OUT --to automode"
+    advice = f"make a dataset of them with: automode convert {shell_word(path)} OUT --to automode"
     if seen.name in ('webdataset', 'datasets'): raise Problem(f"the images of '{path}' are not files; {advice}")
     if seen.name == 'automode': return _reading(path, seen, _read_ours(path, notes), notes)
     dataset, known = Dataset(folder), set()
@@ -325,7 +338,7 @@ def _caption_for(
     if options.token or to not in ('ai-toolkit', 'joepenna'): return fill_caption(text, options.token, options.class_word)
     for word in ('{token}', '{class_word}'):
         if any(word in o and word != o for o in text.split()):
-            raise Problem(f"{word} does not stand alone in {text!r}, so it cannot be left to fill in; say --{word[1:-1]}")
+            raise Problem(f"{word} does not stand alone in '{shorten(text)}', so it cannot be left to fill in; say --{word[1:-1]}")
     return text
 
 def _row_for(
@@ -347,7 +360,8 @@ def _usable(
     out:Output, # Where rejections are noted
     options:Options, # What the person asked for
     result:Converted, # Where the rest is counted
-) -> Iterator[Found]: # What is written, with filled-in captions
+    masks:dict[str,Path], # Masks by `file_name`
+) -> Iterator[Found]: # What is written, with filled-in captions and masks
     "Leave out what is excluded or cannot be used, and count"
     names = set()
     for o in found:
@@ -359,7 +373,7 @@ def _usable(
         elif o.row.get('status') == 'excluded' and to != 'automode': result.excluded += 1
         else:
             names.add(os.path.normpath(name))
-            yield o._replace(row=_row_for(to, o.row, options))
+            yield o._replace(row=_row_for(to, o.row, options), mask=masks.get(name))
 
 # %% ../nbs/03_convert.ipynb #e074ccec
 def _counted(
@@ -397,9 +411,9 @@ def _check_asked(
     "Raise a `Problem` for what cannot be done"
     if to not in formats or not formats[to].write:
         able = ', '.join(k for k, o in formats.items() if o.write)
-        raise Problem(f"'{to}' is not a format that can be written; say one of {able}")
+        raise Problem(f"'{shorten(to)}' is not a format that can be written; say one of {able}")
     if options.caption_extension not in ('.txt', '.caption'):
-        raise Problem(f"'{options.caption_extension}' is not what caption files end with; say .txt or .caption")
+        raise Problem(f"'{shorten(options.caption_extension)}' is not what caption files end with; say .txt or .caption")
     if min(1 if options.repeats is None else options.repeats, options.shard_pictures, options.shard_bytes) < 1:
         raise Problem('repeats, shard_pictures and shard_bytes must be 1 or more')
     if is_inside(out, src) or src.is_dir() and is_inside(src, out):
@@ -420,6 +434,7 @@ def _put_notes(
     if out.rows: out.put(f'.automode/{METADATA}', b''.join(map(format_row, out.rows)))
 
 # %% ../nbs/03_convert.ipynb #003763b7
+_WITH_MASKS = ('automode', 'onetrainer') # Formats that have a place for masks
 _WITH_SEVERAL = ('automode', 'imagefolder', 'onetrainer', 'webdataset') # Formats that hold several captions of an image
 
 def convert(
@@ -452,10 +467,10 @@ def convert(
     with fill_folder(out, settings) as folder:
         result = Converted(out, to, rejected=folder.rejected, changed=folder.changed, notes='.automode/'*(to == 'joepenna'), reading=reading)
         found = _find(src, seen, Notes(), asked, known)
-        found = _usable(progress(found, f'writing {to}', len(dataset) + len(dataset.bad)), to, folder, options, result)
+        found = _usable(progress(found, f'writing {to}', len(dataset) + len(dataset.bad)), to, folder, options, result, {k: src/o for k, o in reading.masks.items()})
         formats[to].write(_counted(found, folder, result), folder, options)
         if to == 'automode': _put_masks(folder, src, reading, link)
-        elif reading.masks: reading.left_out[f'masks without a place in {to}'] = list(reading.masks.values())
+        elif reading.masks and to not in _WITH_MASKS: reading.left_out[f'masks without a place in {to}'] = list(reading.masks.values())
         several = [o['file_name'] for o in dataset if isinstance(o.get('captions'), list) and len(o['captions']) > 1]
         if several and to not in _WITH_SEVERAL: reading.left_out['images of whose captions only the first is written'] = several
         _put_notes(folder, result)
@@ -484,7 +499,7 @@ def from_datasets(
     if isinstance(ds, dict): raise Problem(f"it has splits; give one of them, e.g. ds['{next(iter(ds))}']")
     for column in (image_column, text_column):
         if column not in ds.column_names:
-            raise Problem(f"there is no column {column!r}; the columns are {', '.join(ds.column_names)}")
+            raise Problem(f"there is no column '{shorten(column)}'; the columns are {shorten(', '.join(ds.column_names), 300)}")
     ds = ds.cast_column(image_column, datasets.Image(decode=False))
     columns = dict(columns=ds.column_names, rows=getattr(ds, 'num_rows', 0), image_column=image_column, text_column=text_column)
     taken, rows, bad = {}, [], {}

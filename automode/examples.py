@@ -19,7 +19,7 @@ from PIL import Image, ImageChops
 from .buckets import assign_buckets, make_buckets, read_focus
 from .cache import cache_path, digest_file
 from .copies import can_hash, group_pairs, hash_image, near_groups
-from .core import Problem, as_path, make_generator, progress, read_json, write_json
+from .core import Problem, as_path, counted, make_generator, progress, read_json, shell_word, write_json
 from .dataset import Dataset, training_prompt
 from .folder import open_folder, tell_stale
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, _mask_name, _opening, fit_image, list_folder, open_image, picture_size
@@ -149,7 +149,7 @@ def add_masks(
                       'name the mask of x.png x-masklabel.png, or give the folder that holds the masks')
     what = 'no transparency' if masked_loss == 'alpha' else f"no mask in '{masked_loss}'"
     names = ', '.join(without[:5]) + (' …' if len(without) > 5 else '')
-    note = f'{len(without)} of {len(found)} pictures have {what}, so all of each counts: {names}'
+    note = f"{len(without)} of {counted(len(found), 'picture')} {'has' if len(without) == 1 else 'have'} {what}, so all of each counts: {names}"
     return masked, bad, [note] if without else []
 
 def _has_alpha(
@@ -289,7 +289,7 @@ def find_examples(
         found, spoiled, without = add_masks(found, masked_loss)
         bad, notes = bad | spoiled, notes + without
     if offered := [o for o in found.values() if o.path in masks] if not masked_loss else []:
-        notes.append(f'{len(offered)} images have masks next to them, which are not used; --masked_loss {dataset.folder} uses them')
+        notes.append(f"{counted(len(offered), 'mask')} next to images, which only --masked_loss {shell_word(dataset.folder)} uses")
     if not found: _explain_nothing(dataset, rows, bad)
     return list(found.values()), bad, notes
 
@@ -337,7 +337,7 @@ def _explain_nothing(
     if left and {*left} == {'excluded'}:
         raise Problem(f"all pictures in '{dataset.folder}' are excluded; accept some of them in the review to train on them")
     raise Problem(f"no picture in '{dataset.folder}' can be trained on: none has a caption; "
-                  f"run 'automode caption {dataset.folder}', or give a --token")
+                  f"run: automode caption {shell_word(dataset.folder)}, or give a --token")
 
 # %% ../nbs/07_examples.ipynb #e2d2593a
 def bucket_multiple(
@@ -369,7 +369,7 @@ def hold_out(
     "The pictures that are not trained on but measured"
     if num is None: num = min(max(1, len(examples)//10), 16) if len(examples) >= 8 else 0
     if not 0 <= num < max(len(examples), 1):
-        raise Problem(f'{num} of {len(examples)} pictures cannot be kept back; at least one must be left to train on')
+        raise Problem(f'{num} of {counted(len(examples), "picture")} cannot be kept back; at least one must be left to train on')
     rank = [hashlib.sha256(f'{seed} {o.digest or o.path.name}'.encode(errors='replace')).digest() for o in examples]
     held = []
     for group in sorted(_alike(examples), key=lambda o: min(rank[n] for n in o)):

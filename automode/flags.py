@@ -12,6 +12,7 @@ from types import UnionType
 from typing import Any, Callable, get_args
 
 from .core import as_path, make_printable
+from .options import SETTINGS
 
 # %% ../nbs/12_flags.ipynb #04232b36
 def yes_or_no(
@@ -117,5 +118,8 @@ def _add_settings(
     from fastcore.docments import docments
     group, helps = parser.add_argument_group('settings'), docments(settings)
     fields = [o for o in inspect.signature(settings).parameters.values() if o.name not in taken]
-    for o in fields: add_flag(group, o, (helps[o.name] or '').replace('`', ''), alone)
+    for o in fields:
+        help = (helps[o.name] or '').replace('`', '')
+        if o.name in SETTINGS: help = re.sub(r'( \(default: .*\))?$', lambda m: f': {SETTINGS[o.name].listed}{m[1] or ""}', help, count=1)
+        add_flag(group, o, help, alone)
     parser.set_defaults(**{o.name: None for o in fields})

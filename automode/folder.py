@@ -9,8 +9,8 @@ __all__ = ['open_folder', 'as_dataset', 'read_outside', 'tell_stale', 'take_outs
 from pathlib import Path
 
 from .convert import Reading, read_folder
-from .core import as_path
-from .dataset import METADATA, Dataset, note_taken
+from .core import as_path, counted, shell_word
+from .dataset import METADATA, Dataset, find_metadata, note_taken, read_taken
 from .edits import Edit, edit_captions
 from .formats import is_ours, read_table
 from .history import Changes
@@ -67,13 +67,14 @@ def _read_outside(folder, names_count=True):
 # %% ../nbs/03_folder.ipynb #bd479a61
 def as_dataset(
     folder:str|Path|Dataset, # Folder of images, with captions in any format or without
+    bare:bool=False, # Take images none of which has a caption?
 ) -> Dataset: # The dataset
     "Read the dataset of `folder` with the images that it has rows for; take a dataset as it is"
     if isinstance(folder, Dataset): return folder
-    table = as_path(folder)/METADATA
-    if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(table.parent)
+    table = find_metadata(as_path(folder))
+    if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(as_path(folder))
     dataset = open_folder(folder).dataset
-    return dataset if any(o.get('text') for o in dataset) else Dataset.read(table.parent)       # which says what to do
+    return dataset if bare or any(o.get('text') for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
@@ -90,13 +91,15 @@ def tell_stale(
     dataset:Dataset, # Dataset with rows of its own
     source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
 ) -> list[str]: # A sentence, or none
-    "Say which captions changed outside after they were taken over, and how to take them"
+    "Say which captions changed outside after they were taken over, or were never read, and how to take them"
     source = dataset.folder if source is None else source
     stale = dataset.stale(read_outside(dataset, source))
     if not stale: return []
-    names = ', '.join(list(stale)[:3]) + ' …'*(len(stale) > 3)
-    return [f"{len(stale)} caption{'s'*(len(stale) > 1)} changed in '{source}' after they were read ({names}); "
-            f"to take them over: automode captions {dataset.folder} --from {source}"]
+    taken = read_taken(dataset.folder)
+    changed, unread = [o for o in stale if o in taken], [o for o in stale if o not in taken]
+    said = [f"{counted(len(o), 'caption')} {what} ({', '.join(o[:3])}{' …'*(len(o) > 3)})"
+            for o, what in ((changed, f"changed in '{source}' after being read"), (unread, f"of '{source}' not read yet")) if o]
+    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from {shell_word(source)}"]
 
 # %% ../nbs/03_folder.ipynb #2de6da4a
 def take_outside(

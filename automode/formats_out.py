@@ -12,10 +12,11 @@ import json, os, re
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
-from .core import Problem
+from .core import Problem, shorten
 from .dataset import subject_words, training_prompt
 from .filling import Output, as_utf8, safe_name, unique_name
 from .formats import Found, caption_from_name, caption_from_path, join_lines
+from .images import open_image, to_png
 from .rows import METADATA, format_row
 
 # %% ../nbs/02_formats_out.ipynb #ecfe21e3
@@ -26,7 +27,7 @@ def fill_caption(
 ) -> str: # The caption without places to fill in
     "Fill in what names the subject, or put it in front; a place with nothing to put in is a `Problem`"
     for place, word in (('{token}', token), ('{class_word}', class_word)):
-        if place in text and not word: raise Problem(f"the caption {text!r} has a {place} to fill in; say --{place[1:-1]}")
+        if place in text and not word: raise Problem(f"the caption '{shorten(text)}' has a {place} to fill in; say --{place[1:-1]}")
     return training_prompt(text, token, class_word)
 
 def one_line(
@@ -158,6 +159,7 @@ def _flat_writer(
     suffixes:tuple[str,...], # What it reads
     lines_of:Callable, # From a row to its captions
     read_back:Callable=lambda o: o[0], # From lines to the caption that the program reads
+    mask_end:str='', # What the name of a mask ends with; empty where the program reads none
 ) -> Callable: # A writer
     "A writer of caption files in one folder"
     def write(
@@ -169,9 +171,15 @@ def _flat_writer(
         taken = {}
         for found in items:
             name = flat_name(found.row['file_name'], taken, suffixes)
-            if name: put_beside(out, found, name, lines_of(found.row), options, read_back=read_back)
+            if name:
+                put_beside(out, found, name, lines_of(found.row), options, read_back=read_back)
+                if found.mask and mask_end: out.put(f'{Path(name).stem}{mask_end}.png', _as_png(found.mask), options.link)
             else: out.reject(found.row, f"{program} does not read {Path(found.row['file_name']).suffix} files")
     return write
+
+def _as_png(path:Path) -> Path|bytes: # The file itself where it is one
+    "Bring a mask to PNG, as OneTrainer reads it"
+    return path if path.suffix.lower() == '.png' else to_png(open_image(path, 'black').convert('L'))
 
 def _all_captions(
     row:dict, # A row, perhaps with several captions
@@ -181,7 +189,7 @@ def _all_captions(
     return list(dict.fromkeys([row['text'], *(o for o in more[1:] if isinstance(o, str))]))
 
 _for_onetrainer = ('.bmp', '.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
-write_onetrainer = _flat_writer('OneTrainer', _for_onetrainer, _all_captions)
+write_onetrainer = _flat_writer('OneTrainer', _for_onetrainer, _all_captions, mask_end='-masklabel')
 write_aitoolkit = _flat_writer('ai-toolkit', ('.jpg', '.jpeg', '.png', '.webp'), lambda o: [o['text']], join_lines)
 
 # %% ../nbs/02_formats_out.ipynb #a9ca9a9a

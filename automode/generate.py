@@ -7,7 +7,7 @@ __all__ = ['open_base', 'find_lora', 'put_lora', 'switch_lora', 'load_pipeline',
            'save_picture', 'drawing_settings', 'generate', 'sheet', 'compare']
 
 # %% ../nbs/08_generate.ipynb #4fc71b89
-import re, warnings
+import re, sys, warnings
 from pathlib import Path
 
 import torch
@@ -40,14 +40,24 @@ def open_base(
     return pipeline.to(device)
 
 # %% ../nbs/08_generate.ipynb #4b66282c
+def _has_tensors(path:Path) -> bool: # False for text, such as the pointer that git leaves in place of a large file
+    "Tell by its beginning whether a file is a safetensors file"
+    try:
+        with open(path, 'rb') as f: return f.read(9)[8:] == b'{'
+    except OSError: return True                                        # whoever opens it says why
+
 def find_lora(
     lora:str|Path, # A `.safetensors` file, a run folder, or a Hugging Face id
 ) -> Path|str: # The file, or the id
     "The LoRA file that `lora` means"
     path = run_folder(lora)
     if path.is_dir():
-        found = sorted(path.glob('*.safetensors'))
+        files = sorted(path.glob('*.safetensors'))
+        found = [o for o in files if _has_tensors(o)]
+        if found and len(files) > len(found):
+            print(f"left out of '{lora}': {', '.join(o.name for o in files if o not in found)} (text or a broken download, not a LoRA)", file=sys.stderr)
         if len(found) == 1: return found[0]
+        if files and not found: raise Problem(f"'{files[0]}' is not a safetensors file (text, broken, or of another kind); download it again")
         names = ', '.join(o.name for o in found[:5])
         if found: raise Problem(f"'{lora}' holds {len(found)} LoRA files; name one of them: {names}")
         raise Problem(f"there is no .safetensors file in '{lora}'; give a LoRA file, or train one: automode train")

@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from .ckpt import read_tensors
 from .core import Problem, as_path, make_printable, read_json, write_json
 from .family import Family, families, titles
-from .ldm import PREDICTION_TYPES
+from .options import PREDICTION_TYPES
 from .tokens import clip_tokenizer
 
 # %% ../nbs/05_ldm_files.ipynb #1aacaa43

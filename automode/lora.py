@@ -450,7 +450,8 @@ def write_plain(
     out = as_path(out) if out else plain_path(lora)
     drop = 'automode.dora_norm', 'automode.alphas', 'automode.dtype', 'lora_adapter_metadata', 'ss_network_args'
     metadata = {k: v for k, v in metadata.items() if k not in drop} | network_ranks(made) | {
-        'ss_output_name': out.stem, 'automode.plain_of': as_path(lora).name, 'automode.relative_error': f'{error:.4f}'}
+        'ss_output_name': out.stem, 'automode.plain_of': as_path(lora).name, 'automode.plain_kind': adapter_name(read_lora_info(lora)),
+        'automode.relative_error': f'{error:.4f}'}
     return write_lora(out, names.tensors(made, dtype), metadata), error
 
 def network_ranks(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .adapters import adapter_layers
-from .core import Problem
+from .core import Problem, shell_word
 from .layers import change_of, kind_of, rank_of, read_layers, row_norms
 from .lora import adapted_parts
 from .models import BaseModel
@@ -96,7 +96,7 @@ def _check_fit(
     if kind != 'lokr' and rank > room:
         more = 'conv_rank' if weight.dim() == 4 and weight.shape[2:] != (1, 1) else 'rank'
         raise Problem(f"the LoRA '{path}' has rank {rank} in {name} and the new adapter {room}; raise {more}" + (
-            f", or make the LoRA smaller with: automode lora resize {path} --rank {room} --out smaller.safetensors"
+            f", or make the LoRA smaller with: automode lora resize {shell_word(path)} --rank {room} --out smaller.safetensors"
             if tensors.keys() <= {'down', 'up', 'alpha'} else ''))
     change_of(tensors, weight.float(), name)
 

@@ -6,7 +6,7 @@
 __all__ = ['LoraInfo', 'info', 'info_text', 'convert', 'merge', 'merge_into', 'resize_layer', 'resize']
 
 # %% ../nbs/06_lora_tools.ipynb #32894ccb
-import json
+import json, re
 from collections import Counter
 from pathlib import Path
 from typing import Sequence
@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from .core import Problem, as_path, facts_table, make_printable, pick_dtype, quiet, whole_folder
+from .core import Problem, as_path, counted, facts_table, make_printable, pick_dtype, quiet, shorten, whole_folder
 from .family import family_of_lora
 from .layers import as_number, change_of, kind_of, open_lora, rank_of, read_layers, row_norms
 from .lora import adapter_name, base_weight, clearing, diffusers_tensors, load_lora, network_ranks, peft_settings
@@ -44,6 +44,11 @@ def info(
 _facts = dict(ss_steps='steps', ss_num_train_images='pictures', ss_learning_rate='learning rate', ss_resolution='resolution',
               ss_seed='seed', ss_optimizer='optimizer')
 
+def _missing(found:dict) -> str: # Empty when the file does not say
+    "Say how far a plain form is from what it was made of"
+    error = re.fullmatch(r'0?\.\d{1,9}', found.get('automode.relative_error', ''))
+    return f', {float(error[0]):.1%} of its change missing' if error else ''
+
 def info_text(
     found:dict, # From `info`
     most:int=10, # Tags to name
@@ -55,6 +60,7 @@ def info_text(
     if found.get('settings'): rank += f" (from the settings of {found['settings']})"
     lines = [f"{adapter_name(found)}, {rank}", f"layers: {parts}",
              f"names: {found['naming']}, {found['dtype']}, {found['bytes']/1e6:.1f} MB"]
+    if name := found.get('automode.plain_of'): lines.append(f"converted: plain form of {name}, a {found.get('automode.plain_kind', 'LoRA of another kind')}{_missing(found)}")
     made = [found.get(o) for o in ('modelspec.architecture', 'ss_base_model_version', 'ss_sd_model_name')]
     if any(made): lines.append(f"base: {', '.join(o for o in made if o)}")
     if found.get('modelspec.trigger_phrase'): lines.append(f"trigger: {found['modelspec.trigger_phrase']}")
@@ -129,7 +135,7 @@ def convert(
     dtype:str|None=None, # Precision of kohya's file: `float32`, `float16`, `bfloat16`; None takes what it was
 ) -> Path: # The new file
     "Give a LoRA file the names that another program wants"
-    if to not in ('kohya', 'diffusers', 'plain'): raise Problem(f"'{to}' is not a form of a LoRA file; say kohya or diffusers, or plain")
+    if to not in ('kohya', 'diffusers', 'plain'): raise Problem(f"'{shorten(to)}' is not a form of a LoRA file; say kohya or diffusers, or plain")
     if to == 'plain' and base is None: raise Problem('the effect of a LoRA on its base makes it plain; give the base with --base')
     out = as_path(out)
     model = None if base is None else load_base(base, device='cpu', dtype='float32')
@@ -158,7 +164,7 @@ def _check_weights(
     if not paths: raise Problem('there is no LoRA to merge; name one or more')
     weights = [1.]*len(paths) if weights is None else list(weights)
     if len(weights) != len(paths):
-        raise Problem(f"there are {len(paths)} LoRAs and {len(weights)} weights; give one weight for each")
+        raise Problem(f"there are {counted(len(paths), 'LoRA')} and {counted(len(weights), 'weight')}; give one weight for each")
     return weights
 
 def merge(

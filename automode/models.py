@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 
 from .core import Problem, as_path, find_model, loading, make_printable, pick_device, pick_dtype, quiet, read_json
 from .family import Family, families, family_of_pipeline, titles
-from .ldm import PREDICTION_TYPES
 from .ldm_files import read_config, read_single_file
+from .options import PREDICTION_TYPES
 
 # %% ../nbs/05_models.ipynb #7647725f
 @dataclass

@@ -32,7 +32,8 @@ from .images import picture_size
 from .latents import Cache, fill_cache, make_cache
 from .models import BaseModel, count_tokens
 from .objectives import check_objective
-from .optim import check_optimizer, usual_learning_rate
+from .optim import check_optimizer
+from .options import OPTIMIZERS
 from .run import Plan, Run, check_same_run, keep_samples_a_step, take_from
 
 # %% ../nbs/07_setup.ipynb #5b8fa959
@@ -75,7 +76,7 @@ def check_family(
     if config.conv_rank and not family.targets.conv:
         raise Problem(f'conv_rank must be 0 for {family.title} models, which have no convolutions to adapt, got {config.conv_rank}')
     if config.learning_rate is None and family.learning_rate:
-        config.learning_rate = usual_learning_rate(config.optimizer, family.learning_rate)
+        config.learning_rate = OPTIMIZERS[config.optimizer].learning_rate(family.learning_rate)
 
 def complete(
     plan:Plan, # Changed in place

@@ -29,11 +29,12 @@ from .card import write_card
 from .config import TrainConfig
 from .core import Problem, append_row, progress, write_json, write_whole, writing
 from .dataset import Dataset, subject_words
-from .estimate import OPTIMIZER_BYTES, Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
+from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .fast import keep_freed_memory
 from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
 from .models import BaseModel, load_base, set_aside
+from .options import OPTIMIZERS
 from .monitor import Validation, draw_samples, is_sharded
 from .objectives import stretch_to_noise
 from .run import Plan, Run, check_name, check_same_run, make_plan, start_run, tell_step
@@ -377,7 +378,7 @@ def bytes_to_write(
     steps, every = config.max_train_steps - trainer.done, config.save_every_steps
     saves = steps // every if every else 0
     saves += bool(steps and not (every and config.max_train_steps % every == 0))
-    checkpoint = int(num * (4 + OPTIMIZER_BYTES.get(config.optimizer, 8) + 4*bool(config.ema_decay)))
+    checkpoint = int(num * (4 + OPTIMIZERS[config.optimizer].state_bytes + 4*bool(config.ema_decay)))
     room = max(1, config.keep_checkpoints + 1 - len(find_checkpoints(folder))) if config.keep_checkpoints else saves
     return checkpoint*min(room, saves) + 2*num*saves + 2*num*3                     # a LoRA of half precision each, both forms and the best
 

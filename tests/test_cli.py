@@ -211,7 +211,7 @@ BAD = {
     'a resolution that does not fit': (['generate', '--prompt', 'x', '--resolution', '100'], 'the nearest is 96'),
     'a shell that is none': (['completion', 'tcsh'], 'bash, zsh, fish'),
     'no run to send': (['push', 'captioned', 'me/lora', '--dry_run'], 'not a training run'),
-    'rank 0': (['train', 'captioned', '--rank', '0'], 'rank is 0'),
+    'rank 0': (['train', 'captioned', '--rank', '0'], 'rank must be 1 or more, got 0'),
     'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p is 50'),
 }
 

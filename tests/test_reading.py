@@ -1,5 +1,5 @@
 """Folders as people have them: every command reads the same, says what it left out, and loses no word"""
-import json, shutil
+import json, shlex, shutil
 
 import pytest
 from PIL import Image
@@ -188,3 +188,123 @@ def test_tilde(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path/'here')
     said(capsys, 'caption', '~/in', '--out=~/out')
     assert list(texts(tmp_path/'home'/'out').values()) and not list((tmp_path/'here').iterdir())
+
+def test_a_caption_file_in_other_capitals(tmp_path, capsys):
+    folder = images(tmp_path/'in', 'p7.png', 'q.png')
+    (folder/'P7.TXT').write_text(WORDS)
+    assert prompts(folder) == [(WORDS,)]
+    shown = how_read(said(capsys, 'check', folder))
+    assert '.txt files' in shown and 'P7.TXT' not in shown
+
+@pytest.mark.parametrize('to', ['filenames', 'joepenna', 'everydream'])
+def test_captions_as_file_names_are_read_back_whole(to, tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    words = ['dog', 'a cat / a hat_one: ' + 'very '*60 + 'long']
+    for k in range(2): (folder/f'{k}.txt').write_text(words[k])
+    said(capsys, 'convert', folder, tmp_path/'named', '--to', to)
+    assert 'a dataset of automode' in how_read(said(capsys, 'check', tmp_path/'named'))
+    assert sorted(prompts(tmp_path/'named')) == sorted((o,) for o in words)
+    said(capsys, 'convert', tmp_path/'named', tmp_path/'back', '--to', 'automode')
+    assert sorted(texts(tmp_path/'back').values()) == sorted(words)
+    shutil.copy(SAMPLES[2], tmp_path/'named'/'a big dog.png')                 # added by its name
+    said(capsys, 'convert', tmp_path/'named', tmp_path/'again', '--to', 'automode')
+    assert texts(tmp_path/'again')['a big dog.png'] == 'a big dog'
+    said(capsys, 'captions', tmp_path/'named', '--prefix', 'x ')
+    assert sorted(o for o in texts(tmp_path/'named').values() if o) == sorted(f'x {o}' for o in words)
+
+def test_words_that_were_never_read_are_told_apart(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    (folder/'0.txt').write_text('old words')
+    said(capsys, 'caption', folder)
+    (folder/'1.txt').write_text('late words')
+    shown = said(capsys, 'caption', folder)
+    assert '1 caption of' in shown and 'not read yet (1.png)' in shown and 'after being read' not in shown
+    (folder/'0.txt').write_text('new words')
+    assert 'after being read (0.png)' in said(capsys, 'caption', folder)
+    shown = said(capsys, 'check', folder)
+    assert 'after they were read: 1' in shown and 'never read: 1' in shown
+
+def test_commands_to_copy_quote_paths(tmp_path, capsys):
+    folder = images(tmp_path/"my 'own' images", '0.png')
+    quoted = shlex.quote(str(folder))
+    assert f'automode caption {quoted}' in said(capsys, 'train', folder, code=1)
+    shown = said(capsys, 'caption', folder)
+    assert f'automode check {quoted}' in shown and f'automode train {quoted}' in shown
+    (folder/'0.txt').write_text(WORDS)
+    assert f'automode captions {quoted} --from {quoted}' in said(capsys, 'caption', folder)
+
+@pytest.mark.parametrize('name, text', [('captions.csv', 'file_name,text\n0.png,my own words\n'), ('captions.json', '{"0.png": "my own words"}')])
+def test_a_table_of_another_name_comes_with_advice_that_works(name, text, tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    (folder/name).write_text(text)
+    shown = how_read(said(capsys, 'check', folder))
+    assert ('call it metadata.csv' in shown) == name.endswith('csv')
+    command = shown.partition('run automode ')[2]
+    said(capsys, *shlex.split(command))
+    assert texts(folder) == {'0.png': WORDS}
+
+def test_a_column_that_may_hold_captions_is_offered(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    write_rows(folder/'metadata.jsonl', [dict(file_name='0.png', caption_de='ein Hase', score=.9, status='ok', camera='a text')])
+    shown = said(capsys, 'caption', folder, code=1)
+    assert 'if their captions are in caption_de, call that column text' in shown and 'in camera' not in shown
+
+def test_masks_go_to_onetrainer(tmp_path, capsys):
+    folder = images(tmp_path/'in', 's/0.png', '1.png', '2.png')
+    for o in ('s/0', '1', '2'): (folder/f'{o}.txt').write_text(WORDS)
+    Image.new('L', (64, 64), 100).save(folder/'s'/'0-masklabel.png')
+    Image.new('L', (64, 64), 200).save(folder/'1_mask.bmp')
+    assert 'without a place' not in said(capsys, 'convert', folder, tmp_path/'out', '--to', 'onetrainer')
+    assert '2 masks' in how_read(said(capsys, 'check', tmp_path/'out'))
+    masks = {o.path.name: o.mask for o in find_examples(tmp_path/'out', masked_loss=tmp_path/'out')[0]}
+    assert {k: o and (o.name, Image.open(o).getpixel((0, 0))) for k, o in masks.items()} == {
+        's-0.png': ('s-0-masklabel.png', 100), '1.png': ('1-masklabel.png', 200), '2.png': None}
+    assert '2 masks without a place in imagefolder' in said(capsys, 'convert', folder, tmp_path/'other', '--to', 'imagefolder')
+
+def test_an_image_called_txt(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png', '1.png')
+    for name in ('0.txt', 'x.txt'): shutil.copy(SAMPLES[2], folder/name)
+    assert '1 binary file, not text (x.txt)' in how_read(said(capsys, 'check', folder))
+    assert "0.txt' is not a text file" in said(capsys, 'convert', folder, tmp_path/'out', '--to', 'automode')
+
+def test_counts_and_places_are_said_once(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    said(capsys, 'caption', folder)
+    table = folder/'metadata.jsonl'
+    table.write_text(table.read_text() + 'broken{\n')
+    shown = said(capsys, 'check', folder)
+    assert 'checked 1 picture, ' in shown
+    assert next(o for o in shown.splitlines() if 'not JSON' in o).count('line 2') == 1
+    shown = said(capsys, 'captions', folder, '--prefix', 'x ', '--dry_run')
+    assert 'rejected 1\n' in shown and not (folder/'rejected.jsonl').exists()
+    assert 'rejected 1: see rejected.jsonl' in said(capsys, 'captions', folder, '--prefix', 'x ')
+
+@pytest.mark.parametrize('flag', ['device', 'dtype', 'background'])
+def test_long_values_are_shortened(flag, tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    shown = said(capsys, 'caption', folder, f'--{flag}', 'x'*5000, code=1)
+    assert 'x'*79 + '…' in shown and 'x'*80 not in shown
+
+def test_what_convert_writes_leaves_nothing_out(tmp_path, capsys):
+    folder = images(tmp_path/'in', '0.png')
+    (folder/'0.txt').write_text(WORDS)
+    for to in ('kohya', 'imagefolder', 'sidecars', 'onetrainer', 'ai-toolkit', 'filenames', 'automode'):
+        said(capsys, 'convert', folder, tmp_path/to, '--to', to)
+        assert 'left out' not in how_read(said(capsys, 'check', tmp_path/to, '--strict')), to
+
+def test_a_name_that_no_file_can_have_stops_before_captions(tmp_path, capsys):
+    assert 'name must not have' in said(capsys, 'run', images(tmp_path/'in', '0.png'), '--name', 'a/b', '--out', tmp_path/'out', code=1)
+    assert not (tmp_path/'out').exists()
+
+def test_what_lora_info_finds(tmp_path, capsys):
+    import torch
+    from safetensors.torch import save_file
+    name, said_of = 'base_model.model.{}.attn1.to_q.lora_{}.weight', {'automode.plain_of': 'style.safetensors', 'automode.plain_kind': 'DoRA', 'automode.relative_error': '0.0123'}
+    pair = lambda layer: {name.format(layer, o): torch.ones(*size) for o, size in (('A', (4, 8)), ('B', (8, 4)))}
+    good = pair('unet.mid_block.attentions.0.transformer_blocks.0')
+    save_file(good, tmp_path/'adapter.safetensors', said_of)
+    (tmp_path/'pointer.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
+    shown = said(capsys, 'lora', 'info', tmp_path)
+    assert 'pointer.safetensors' in shown and 'plain form of style.safetensors, a DoRA, 1.2% of its change missing' in shown
+    save_file(good | pair('transformer.layers.0'), tmp_path/'adapter.safetensors')
+    assert 'problem: ' in said(capsys, 'lora', 'info', tmp_path/'adapter.safetensors', code=1)

@@ -12,7 +12,7 @@ from notebooks import ROOT
 pytestmark = [pytest.mark.xdist_group('site'), NEEDS_BROWSER[1],
               pytest.mark.skipif(sys.version_info < (3, 11), reason='smalldocs, which makes the site, needs Python 3.11')]
 PHONE, DESK = dict(width=390, height=844), dict(width=1366, height=768)
-SHOWN = 'index howto/prompts howto/learning reference/commands reference/glossary reference/design reference/benchmarks train'.split()
+SHOWN = 'index howto/prompts howto/learning reference/commands reference/options reference/glossary reference/design reference/benchmarks train'.split()
 PARTS = 'main p', 'main :not(pre) > code', 'main pre span', 'main td', 'main p a', 'main h1', '.description'
 
 LOOK = """() => ({
@@ -125,7 +125,7 @@ def test_the_menu_and_the_switch(site, browser):
     page.click('#quarto-sidebar >> text=How to')
     page.wait_for_timeout(400)
     keep_picture(page, 'site-menu')
-    page.click('#quarto-sidebar >> text=Which pictures can I give it?')
+    page.click('#quarto-sidebar >> text=Which images can I use?')
     page.wait_for_url('**/howto/pictures.html')
     page.set_viewport_size(DESK)
     page.click('.quarto-color-scheme-toggle >> visible=true')

@@ -1,8 +1,8 @@
 """---
 title: Benchmarks
-description: What was measured, on which machine, and the command that measures it again
+description: Measurements, the machine they were made on, and the command that repeats each one
 ---"""
-# Written when the site is built, from the file that is kept beside the benchmarks
+# Generated when the site is built, from the file that is stored next to the benchmarks
 import re
 from nbdev.config import get_config
 

@@ -1,8 +1,8 @@
 """---
 title: Commands
-description: Every command and its flags, as the commands themselves tell them
+description: Every command and its flags, generated from the commands' own help
 ---"""
-# Written when the site is built, by the parsers themselves, so that no flag is missing and none is left over
+# Generated from the parsers when the site is built, so that no flag is missing and none is left over
 from automode.cli import command_parser, commands
 
 def in_table(text): return str(text).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
@@ -13,8 +13,8 @@ def flag_row(action):
         action.option_strings and action.nargs != 0) if action.metavar else '')))
     return f"| `{name}` | {in_table(action.help or '').replace('%%', '%')} |"
 
-print('''Flags may be written with `-` or `_`. A flag that is not there is an error, and the nearest one is named.
-Every command ends with 0 when it is done, 1 when there is a problem to mend, 2 when the command itself was mistaken, and 130 when it was stopped with Ctrl-C.
+print('''Flags may be written with `-` or `_`. An unknown flag is an error; the message suggests the closest one.
+Exit codes: 0 on success, 1 if there is a problem to fix, 2 for invalid usage, and 130 after Ctrl-C.
 
 | command | what it does |
 |---|---|''')
@@ -25,10 +25,10 @@ for name, (function, example, stopped, settings) in commands.items():
     print(f'\n## {name} {{#{name}}}\n\n{function.__doc__}.\n\n```bash')
     print('\n'.join(o.strip() for o in example.splitlines()) + '\n```\n')
     own = [o for g in parser._action_groups if g.title != 'settings' for o in g._group_actions if o.dest != 'help']
-    print('| flag | what it means |\n|---|---|\n' + '\n'.join(map(flag_row, own)))
-    if settings: print('\nAnd all of the [settings of a training run](#settings).')
-    print(f'\nStopped with Ctrl-C: {stopped}.')
+    print('| flag | description |\n|---|---|\n' + '\n'.join(map(flag_row, own)))
+    if settings: print('\nAll [settings of a training run](#settings) are flags as well.')
+    print(f'\nAfter Ctrl-C: {stopped}.')
 
-print('\n## Settings of a training run {#settings}\n\nFlags of `train` and `run`; in Python, arguments of `train` with the same names. What is left open is chosen when the run begins, and kept in its `config.json`.\n')
+print('\n## Settings of a training run {#settings}\n\nFlags of `train` and `run`; in Python, arguments of `train` with the same names. Settings that you leave out are chosen when the run starts and stored in its `config.json`.\n')
 group = next(o for o in command_parser('train')._action_groups if o.title == 'settings')
-print('| flag | what it means |\n|---|---|\n' + '\n'.join(map(flag_row, group._group_actions)))
+print('| flag | description |\n|---|---|\n' + '\n'.join(map(flag_row, group._group_actions)))

@@ -1,8 +1,8 @@
 """---
 title: Design
-description: "How it is laid out: steps that meet on disk, modules that know only what comes before them, and what is in which file"
+description: "Steps that exchange folders, the files in each folder, and modules that import only earlier ones"
 ---"""
-# The table of modules is written when the site is built, from the notebooks themselves
+# The table of modules is generated from the notebooks when the site is built
 import json, re
 from nbdev.config import get_config
 
@@ -13,66 +13,68 @@ def module_row(path):
     line = re.search(r'^> (.*)', ''.join(cells[0]['source']), re.M)
     return f"| [`{exports[1]}`](../{path.name}) | {line[1] if line else ''} |" if exports else ''
 
-print('''## Steps meet on disk
+print('''## Steps exchange folders
 
-Each step reads a folder and writes a folder, so that each can be run, looked at, stopped, gone on with and replaced by itself.
+Each step reads a folder and writes a folder, so you can run, inspect, stop, resume and replace each one separately.
 
 | step | reads | writes |
 |---|---|---|
-| `automode caption` | pictures | `metadata.jsonl` beside them, a row a picture |
-| `automode check`, `automode captions`, the review | a dataset | the same rows, changed |
-| `automode train` | a dataset, a base model | a run: the LoRA, its settings, what was measured |
-| `automode generate` | a base model, a LoRA | pictures |
-| `automode run` | pictures | all of these: `dataset/`, `run/`, `before_after.png`, `report.html` |
+| `automode caption` | images | `metadata.jsonl` next to them, one row per image |
+| `automode check`, `automode captions`, the review | a dataset | the same rows, edited |
+| `automode train` | a dataset, a base model | a run: the LoRA, its settings and metrics |
+| `automode generate` | a base model, a LoRA | images |
+| `automode run` | images | all of these: `dataset/`, `run/`, `before_after.png`, `report.html` |
 
-Captions, checkpoints and LoRAs are written whole: to a name beside it, flushed, and renamed; logs grow by whole lines, and a line that was cut off is passed over. A process that is killed at any moment leaves the old file or the new one, and the next one goes on from there.
+Captions, checkpoints and LoRAs are written atomically: to a temporary file in the same folder, which is flushed and renamed. Logs grow by whole lines, and a truncated line is skipped. A process killed at any time leaves either the old file or the new one, and the next process resumes from there.
 
 ## A dataset
 
-The pictures as they were, and:
+A dataset is a folder with the original images and these files:
 
-| file | what is in it |
+| file | contents |
 |---|---|
-| `metadata.jsonl` | a row a picture, in the form that Hugging Face's `imagefolder` reads: `file_name`, `text`, and what the text was made of (`auto_text`, `captioner`, `prompt`, `score`, `status`) |
-| `rejected.jsonl` | what cannot be used, with the reason |
-| `.automode/history.jsonl` | every change of many captions, so that it can be taken back |
-| `.automode/latents/` | what the vae and the text encoders said of the pictures and prompts, found again by the next run |
-| `.automode/looks.json` | size and look of each picture, by its content |
-| `.automode/lock`, `lock-*` | held while a process writes; one at a time |
+| `metadata.jsonl` | one row per image, in the format of Hugging Face's `imagefolder`: `file_name`, `text`, and where the text comes from (`auto_text`, `captioner`, `prompt`, `score`, `status`) |
+| `rejected.jsonl` | unusable images and rows, with the reason |
+| `.automode/history.jsonl` | every bulk edit of captions, so that it can be undone |
+| `.automode/latents/` | cached latents and prompt embeddings, reused by the next run |
+| `.automode/looks.json` | size and perceptual hash of each image, keyed by its content |
+| `.automode/lock`, `lock-*` | locks held while a process writes; one writer at a time |
 
-Other programs' forms are imports and exports: [the notebook on conversions](../03_convert.ipynb).
+Formats of other programs are imported and exported: [the notebook on conversions](../03_convert.ipynb).
 
 ## A run
 
-| file | what is in it |
-|---|---|
-| `NAME.safetensors` | the LoRA of the last step, with kohya's names, alpha and metadata: what A1111, ComfyUI and diffusers load |
-| `README.md`, `card/` | its card: what it is, words that call it, settings, pictures ([card](../07_card.ipynb)) |
-| `NAME.comfyui.json` | a graph that draws with it, to drop on ComfyUI's window ([workflow](../06_workflow.ipynb)) |
-| `best/` | the best step by the validation loss; its LoRA, where that is not the last step |
-| `diffusers/` | the LoRA as diffusers writes it |
-| `config.json` | every setting, enough to run it again |
-| `metrics.jsonl` | a row for each logged step, and for each validation |
-| `now.json` | the step it is at, for who watches; a file `stop` beside it asks the run to stop |
-| `samples/` | the same prompts, drawn at each checkpoint |
-| `loras/` | a LoRA of each checkpoint, to compare |
-| `checkpoints/step-000500/` | all that an exact resume needs, with checksums |
-| `left_out.jsonl` | pictures that could not be used, with the reason |
-| `last_good/` | the last sound weights of a run whose loss was no number |
+The folder of a training run has these files:
 
-[How do I stop a run, and resume it?](../howto/resume.ipynb) shows such a folder.
+| file | contents |
+|---|---|
+| `NAME.safetensors` | the LoRA of the last step, with kohya's names, alpha and metadata; loads in A1111, ComfyUI and diffusers |
+| `README.md`, `card/` | its model card: description, trigger words, settings, images ([card](../07_card.ipynb)) |
+| `NAME.comfyui.json` | a workflow that uses it, to drop on the ComfyUI window ([workflow](../06_workflow.ipynb)) |
+| `best/` | the step with the lowest validation loss; its LoRA, unless that is the last step |
+| `diffusers/` | the LoRA as diffusers writes it |
+| `config.json` | every setting, enough to repeat the run |
+| `metrics.jsonl` | one row for each logged step and each validation |
+| `now.json` | the current step, for monitoring; create a file `stop` next to it to stop the run |
+| `samples/` | sample images of the same prompts at each checkpoint |
+| `loras/` | a LoRA for each checkpoint, to compare |
+| `checkpoints/step-000500/` | everything needed for an exact resume, with checksums |
+| `left_out.jsonl` | unusable images, with the reason |
+| `last_good/` | the last good weights of a run with a NaN or infinite loss |
+
+[How do I stop and resume training?](../howto/resume.ipynb) shows such a folder.
 
 ## Modules
 
-A module is written, explained, shown and tested in one notebook, and may import only from modules whose notebook comes before its own. So a newcomer finds any line by asking which step it belongs to.
-The modules for pictures, datasets, captions under review and the command load no PyTorch when they are imported.
+Each module is written, explained, demonstrated and tested in one notebook, and may import only modules whose notebooks come earlier. To find a line of code, look for the step it belongs to.
+Importing the modules for images, datasets, caption review and the command line does not load PyTorch.
 
 | module | what it does |
 |---|---|''')
 print('\n'.join(filter(None, map(module_row, sorted(get_config().nbs_path.glob('[0-9]*.ipynb'))))))
 print('''
-## What is never done
+## Safety and privacy
 
-- No code in a file is run: of a `.ckpt` only tensors are read, a captioner's own code only with `--trust_remote_code`, and `.safetensors` is the only form that weights are written in.
-- Nothing is sent anywhere but by `automode push`, which says first what it would send, and by `--log_with wandb`; otherwise the network is used only to fetch a model or a picture that was named.
-- A picture is never changed, and what a person wrote is never overwritten.''')
+- Code inside a file is never run: only the tensors of a `.ckpt` are read, and a captioner's own code runs only with `--trust_remote_code`. Weights are written only as `.safetensors`.
+- Nothing is sent anywhere except by `automode push`, which first lists what it would send, and by `--log_with wandb`. Otherwise the network is used only to fetch a model or an image that you named.
+- Images are never changed, and captions written by hand are never overwritten.''')
