@@ -54,8 +54,10 @@ class ModuleNames:
         for layer, parts in layers.items():
             if 'up' in parts:
                 rank = len(parts['down'])
-                folded = {'lora_A.weight': parts['down'], 'lora_B.weight': parts['up']*(float(parts.get('alpha', rank))/rank)}
-                if 'mid' in parts: raise Problem(f'{layer} has Tucker factors, which have no form in these files; use a LoRA without them')
+                scale = float(parts.get('alpha', rank))/rank
+                folded = {'lora_A.weight': parts['down'], 'lora_B.weight': parts['up']*scale}
+                if 'mid' in parts:
+                    raise Problem(f'{layer} has Tucker factors, which these files cannot hold; leave them out')
                 parts = folded | {k: v for k, v in parts.items() if k not in ('down', 'up', 'alpha')}
             found |= {f'{layer}.{k}': v.to(dtype) for k, v in parts.items()}
         return found
@@ -79,11 +81,11 @@ class Family:
     train_scheduler:Any # Scheduler class of the training
     draw_scheduler:Any # Scheduler class of the pipeline
     # Images and prompts
-    encode_images:Callable[..., Any] # (vae, pixel_values) -> mean and standard deviation of the latents, as the denoiser reads them
+    encode_images:Callable[..., Any] # (vae, pixel_values) -> mean and standard deviation of the latents
     decode_latents:Callable[..., Any] # (vae, latents) -> pixel values
     tokenize:Callable[..., Any] # (tokenizers, prompts) -> token ids `(n, text encoders, tokens)`
-    cut_prompt:Callable[..., tuple[int,int,str]] # (tokenizers, prompt) -> number of tokens, room for them, the end that is not read
-    encode_tokens:Callable[..., Any] # (text_encoders, input_ids) -> named tensors, with a boolean `mask` if lengths vary
+    cut_prompt:Callable[..., tuple[int,int,str]] # (tokenizers, prompt) -> tokens, room for them, unread end
+    encode_tokens:Callable[..., Any] # (text_encoders, input_ids) -> named tensors, with a `mask` if lengths vary
     # Denoising
     objective:Callable[[Any], Any] # (noise_scheduler) -> an `Objective`
     predict:Callable[..., Any] # (denoiser, noisy_latents, levels, condition) -> prediction, as `noisy_latents`
@@ -102,10 +104,10 @@ class Family:
     denoiser:str='unet' # Name of the denoiser among the parts
     text_encoders:tuple[str,...]=('text_encoder',) # Names of the text encoders among the parts
     text_targets:Targets=Targets(('q_proj', 'k_proj', 'v_proj', 'out_proj', 'fc1', 'fc2')) # Layers of a text encoder
-    conditions:Callable[..., dict]|None=None # (original size, corner, size), heights first -> numbers that the denoiser reads of an image
-    fits:Callable[[Any], bool]=lambda pipeline: True # (pipeline) -> is it of this family and not of another with the same pipeline class?
-    check:Callable[..., None]=lambda name, pipeline: None # (name, pipeline) -> a `Problem` for a model that cannot be trained
-    read_folder:Callable[..., Any]|None=None # (path, dtype, denoiser settings) -> pipeline; None reads as diffusers does
+    conditions:Callable[..., dict]|None=None # (original size, corner, size), heights first -> further inputs
+    fits:Callable[[Any], bool]=lambda pipeline: True # (pipeline) -> is it not of a relative with the same class?
+    check:Callable[..., None]=lambda name, pipeline: None # (name, pipeline) -> a `Problem` if it cannot be trained
+    read_folder:Callable[..., Any]|None=None # (path, dtype, denoiser settings) -> pipeline; None: by diffusers
     recognizes:Callable[[Iterable[str]], bool]=_never # (tensor names) -> is it a single file of this family?
     read_file:Callable[..., dict]|None=None # (path, tensors, metadata, dtype, prediction type, notes) -> parts
     prediction_types:tuple[str,...]=() # Prediction types that the user may choose from
@@ -121,10 +123,10 @@ class Family:
     learning_rate:float|None=None # Usual learning rate of a LoRA; None goes by the size of the denoiser
     # Sharing
     versions:tuple[str,...]=() # Beginnings of `ss_base_model_version` in files of the family
-    owns:Callable[[Iterable[str]], bool]=_never # (layer names, ours) -> has a LoRA file layers that only this family has?
+    owns:Callable[[Iterable[str]], bool]=_never # (our layer names) -> does only this family have one of them?
     hub_tags:tuple[str,...]=() # Tags of the model card
     licences:Mapping[str,str]|None=None # Licence of the usual base models, by their hub id
-    comfy_nodes:Callable[..., dict]|None=None # (checkpoint, LoRA, its name, prompt, size, drawing settings) -> ComfyUI nodes
+    comfy_nodes:Callable[..., dict]|None=None # (checkpoint, LoRA, prompt, size, drawing settings) -> ComfyUI nodes
 
     def __str__(self): return self.name
     def __repr__(self): return f'Family({self.name!r}, {self.title!r})'

@@ -66,10 +66,11 @@ def start_noise(
     height:int|None=None, # In pixels; None is the size that the model was trained at
     width:int|None=None, # The same
 ) -> torch.Tensor: # `(n, 4, h, w)`
-    "The noise that a pipeline would draw by itself in float32: in half precision it would draw other noise, and so another image"
+    "The noise of a pipeline in float32; in half precision it would draw other noise, and so another image"
     unet, scale = pipeline.unet, pipeline.vae_scale_factor
     height, width = (o//scale if o else unet.config.sample_size for o in (height, width))
-    return torch.cat([torch.randn(1, unet.config.in_channels, height, width, generator=o) for o in generators]).to(unet.dtype)
+    shape = 1, unet.config.in_channels, height, width
+    return torch.cat([torch.randn(shape, generator=o) for o in generators]).to(unet.dtype)
 
 # %% ../nbs/05_ldm.ipynb #5ce258bd
 def encode_images(
@@ -96,8 +97,8 @@ def tokenize(
 ) -> torch.Tensor: # Token ids, `(n, tokenizers, tokens)`
     "Cut prompts into token ids, padded to the length that the text encoders take"
     length = next(iter(tokenizers.values())).model_max_length
-    return torch.stack([o(prompts, padding='max_length', truncation=True, max_length=length, return_tensors='pt').input_ids
-                        for o in tokenizers.values()], 1)
+    settings = dict(padding='max_length', truncation=True, max_length=length, return_tensors='pt')
+    return torch.stack([o(prompts, **settings).input_ids for o in tokenizers.values()], 1)
 
 def cut_prompt(
     tokenizers:Mapping[str,Any], # CLIP's tokenizers
@@ -117,11 +118,14 @@ def check_model(
     "A `Problem` for a Stable Diffusion model that automode cannot train"
     noise, scheduler = pipeline.scheduler.config, type(pipeline.scheduler).__name__
     if scheduler.startswith('EDM') or noise.get('sigma_data') or noise.get('timestep_type') == 'continuous':
-        raise Problem(f"'{name}' has the noise schedule of EDM ({scheduler}), as Playground 2.5 and CosXL do; give a Stable Diffusion XL model")
+        raise Problem(f"'{name}' has the noise schedule of EDM ({scheduler}), as Playground 2.5 and CosXL do; "
+                      'give a Stable Diffusion XL model')
     if pipeline.unet.config.in_channels != 4 or 'beta_start' not in noise or noise.get('use_flow_sigmas'):
-        raise Problem(f"'{name}' is a {type(pipeline).__name__} with {scheduler}; automode trains on {titles()} models that make images from noise")
+        raise Problem(f"'{name}' is a {type(pipeline).__name__} with {scheduler}; "
+                      f'automode trains on {titles()} models that make images from noise')
     if noise.get('prediction_type') not in PREDICTION_TYPES:
-        raise Problem(f"'{name}' predicts {noise.get('prediction_type')!r:.40}; automode trains on {' and '.join(PREDICTION_TYPES)}")
+        raise Problem(f"'{name}' predicts {noise.get('prediction_type')!r:.40}; "
+                      f"automode trains on {' and '.join(PREDICTION_TYPES)}")
     _check_parts(name, pipeline)
 
 def _check_parts(name, pipeline) -> None:
@@ -129,12 +133,17 @@ def _check_parts(name, pipeline) -> None:
     unet, vae = pipeline.unet.config, pipeline.vae.config
     texts = [v for k, v in pipeline.components.items() if k.startswith('text_encoder') and v is not None]
     needs = [o for o in ('class_embed_type', 'num_class_embeds', 'encoder_hid_dim_type') if unet.get(o) is not None]
-    if unet.get('addition_embed_type') != (None if len(texts) == 1 else 'text_time'): needs.append('addition_embed_type')
-    if needs: raise Problem(f"'{name}' has a unet that reads more than a prompt ({', '.join(needs)}); automode does not train on such models")
+    known = None if len(texts) == 1 else 'text_time'
+    if unet.get('addition_embed_type') != known: needs.append('addition_embed_type')
+    if needs:
+        raise Problem(f"'{name}' has a unet that reads more than a prompt ({', '.join(needs)}); "
+                      'automode does not train on such models')
     if any(vae.get(o) for o in ('latents_mean', 'latents_std', 'shift_factor')):
-        raise Problem(f"'{name}' has a vae that shifts its latents, as that of Playground 2.5 does; automode does not train on such models")
+        raise Problem(f"'{name}' has a vae that shifts its latents, as that of Playground 2.5 does; "
+                      'automode does not train on such models')
     if unet.cross_attention_dim != (made := sum(o.config.hidden_size for o in texts)):
-        raise Problem(f"'{name}' is of two models: its unet reads prompts of width {unet.cross_attention_dim}, its text encoder makes {made}")
+        raise Problem(f"'{name}' is of two models: its unet reads prompts of width {unet.cross_attention_dim}, "
+                      f'its text encoder makes {made}')
 
 # %% ../nbs/05_ldm.ipynb #76af7189
 def _wire(number:int, output:int=0) -> list: return [str(number), output] # An output of a node
@@ -153,19 +162,22 @@ def comfy_nodes(
     width, height = size
     return {
         1: ('CheckpointLoaderSimple', dict(ckpt_name=checkpoint)),
-        2: ('LoraLoader', dict(lora_name=lora, strength_model=lora_scale, strength_clip=lora_scale, model=_wire(1, 0), clip=_wire(1, 1))),
+        2: ('LoraLoader', dict(lora_name=lora, strength_model=lora_scale, strength_clip=lora_scale,
+                             model=_wire(1, 0), clip=_wire(1, 1))),
         3: ('CLIPTextEncode', dict(text=prompt, clip=_wire(2, 1))),
         4: ('CLIPTextEncode', dict(text='', clip=_wire(2, 1))),
         5: ('EmptyLatentImage', dict(width=width, height=height, batch_size=1)),
-        6: ('KSampler', dict(seed=seed, steps=num_inference_steps, cfg=guidance_scale, sampler_name='ddim', scheduler='normal', denoise=1.,
-                             model=_wire(2, 0), positive=_wire(3), negative=_wire(4), latent_image=_wire(5))),
+        6: ('KSampler', dict(seed=seed, steps=num_inference_steps, cfg=guidance_scale, sampler_name='ddim',
+                           scheduler='normal', denoise=1., model=_wire(2, 0), positive=_wire(3), negative=_wire(4),
+                           latent_image=_wire(5))),
         7: ('VAEDecode', dict(samples=_wire(6), vae=_wire(1, 2))),
         8: ('SaveImage', dict(filename_prefix=Path(lora).stem, images=_wire(7)))}
 
 # %% ../nbs/05_ldm.ipynb #54fe4038
 LDM:dict[str,Any] = dict(
     denoiser_class=UNet2DConditionModel, train_scheduler=DDPMScheduler, draw_scheduler=DDIMScheduler,
-    encode_images=encode_images, decode_latents=decode_latents, tokenize=tokenize, cut_prompt=cut_prompt, start_noise=start_noise,
-    targets=Targets(tuple(UNET_TARGETS), tuple(CONV_TARGETS), tuple(RESNET_TARGETS)), blocks=unet_blocks, check=check_model,
+    encode_images=encode_images, decode_latents=decode_latents, tokenize=tokenize, cut_prompt=cut_prompt,
+    start_noise=start_noise, blocks=unet_blocks, check=check_model,
+    targets=Targets(tuple(UNET_TARGETS), tuple(CONV_TARGETS), tuple(RESNET_TARGETS)),
     vae_scale=vae_scale, resolution=unet_resolution, multiple=unet_multiple, prediction_types=tuple(PREDICTION_TYPES),
     comfy_nodes=comfy_nodes) # Answers that the Stable Diffusion families share

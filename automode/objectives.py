@@ -85,12 +85,13 @@ def timestep_objective(
     return (Epsilon if noise_scheduler.config.prediction_type == 'epsilon' else Velocity)(noise_scheduler)
 
 # %% ../nbs/05_objectives.ipynb #ad29da01
-_NEEDS_VELOCITY = 'zero_terminal_snr needs a base that predicts the velocity; leave it out, or say --prediction_type v_prediction'
+_NEEDS_VELOCITY = ('zero_terminal_snr needs a base that predicts the velocity; leave it out, '
+                   'or say --prediction_type v_prediction')
 
 def stretch_to_noise(
     noise_scheduler:DDPMScheduler, # Noise schedule of a base model
 ) -> DDPMScheduler: # The same schedule, with pure noise at its last timestep
-    "Rescale to a terminal signal-to-noise ratio of zero (Lin et al. 2023, <https://arxiv.org/abs/2305.08891>, algorithm 1)"
+    "Rescale to a terminal SNR of zero (Lin et al. 2023, <https://arxiv.org/abs/2305.08891>, algorithm 1)"
     if 'zero_terminal_snr' not in timestep_objective(noise_scheduler).settings:
         raise Problem(_NEEDS_VELOCITY)
     return DDPMScheduler.from_config(noise_scheduler.config, rescale_betas_zero_snr=True)

@@ -62,7 +62,8 @@ def lora_metadata(
             'modelspec.prediction_type': 'v' if v else 'epsilon'}
 
 V1_LAYOUT = Layout(dict(text_encoder=TextPart('cond_stage_model.transformer.')), heads=8)
-V2_LAYOUT = Layout(dict(text_encoder=TextPart('cond_stage_model.model.', most_layers=23)), velocity_size=96, guesses=True)
+V2_LAYOUT = Layout(dict(text_encoder=TextPart('cond_stage_model.model.', most_layers=23)),
+                   velocity_size=96, guesses=True)
 
 # %% ../nbs/05_sd.ipynb #08155579
 def _is_v2(pipeline) -> bool:
@@ -70,16 +71,22 @@ def _is_v2(pipeline) -> bool:
     return pipeline.text_encoder is not None and pipeline.text_encoder.config.hidden_act == 'gelu'
 
 _shared:dict[str,Any] = LDM | dict(
-    pipeline=StableDiffusionPipeline, make_pipeline=make_pipeline, is_denoiser=is_unet, encode_tokens=encode_tokens, predict=predict_with_unet,
-    input_shapes=input_shapes, objective=timestep_objective, names=UNetNames, hub_tags=('stable-diffusion', 'template:sd-lora'))
+    pipeline=StableDiffusionPipeline, make_pipeline=make_pipeline, is_denoiser=is_unet, encode_tokens=encode_tokens,
+    predict=predict_with_unet, input_shapes=input_shapes, objective=timestep_objective, names=UNetNames,
+    hub_tags=('stable-diffusion', 'template:sd-lora'))
 
 SD_V1 = Family(
-    **_shared, name='sd_v1', title=FAMILIES['sd_v1'].title, fits=lambda o: not _is_v2(o), metadata=lora_metadata, versions=('sd_v1',),
+    **_shared, name='sd_v1', title=FAMILIES['sd_v1'].title, fits=lambda o: not _is_v2(o), metadata=lora_metadata,
+    versions=('sd_v1',),
     recognizes=partial(in_layout, V1_LAYOUT), read_file=partial(read_parts, V1_LAYOUT),
-    licences=dict.fromkeys([*(f'CompVis/stable-diffusion-v1-{o}' for o in (1, 2, 3, 4)), 'runwayml/stable-diffusion-v1-5',
-                            'stable-diffusion-v1-5/stable-diffusion-v1-5', 'sd-legacy/stable-diffusion-v1-5'], 'creativeml-openrail-m'))
+    licences=dict.fromkeys([*(f'CompVis/stable-diffusion-v1-{o}' for o in (1, 2, 3, 4)),
+                            *(f'{o}/stable-diffusion-v1-5' for o in
+                              ('runwayml', 'stable-diffusion-v1-5', 'sd-legacy'))],
+                           'creativeml-openrail-m'))
 
 SD_V2 = Family(
-    **_shared, name='sd_v2', title=FAMILIES['sd_v2'].title, fits=_is_v2, metadata=partial(lora_metadata, version='v2'), versions=('sd_v2',),
+    **_shared, name='sd_v2', title=FAMILIES['sd_v2'].title, fits=_is_v2, metadata=partial(lora_metadata, version='v2'),
+    versions=('sd_v2',),
     recognizes=partial(in_layout, V2_LAYOUT), read_file=partial(read_parts, V2_LAYOUT),
-    licences=dict.fromkeys([f'stabilityai/stable-diffusion-{o}' for o in ('2', '2-base', '2-1', '2-1-base')], 'openrail++'))
+    licences=dict.fromkeys([f'stabilityai/stable-diffusion-{o}' for o in ('2', '2-base', '2-1', '2-1-base')],
+                           'openrail++'))

@@ -45,7 +45,8 @@ def predict_with_unet(
     condition:Mapping[str,torch.Tensor], # `hidden`, `pooled` and `time_ids`, `(n, 6)`
 ) -> torch.Tensor: # Noise or velocity, as `noisy_latents`
     "Predict from noisy latents, a prompt and the sizes"
-    added = dict(text_embeds=condition['pooled'].to(noisy_latents), time_ids=condition['time_ids'].to(noisy_latents.device, torch.float32))
+    sizes = condition['time_ids'].to(noisy_latents.device, torch.float32)
+    added = dict(text_embeds=condition['pooled'].to(noisy_latents), time_ids=sizes)
     return unet(noisy_latents, levels, condition['hidden'].to(noisy_latents), added_cond_kwargs=added).sample
 
 def input_shapes(
@@ -81,7 +82,8 @@ def lora_metadata(
     base:Any, # A base model
 ) -> dict[str,str]: # `ss_*` and `modelspec.*`
     "What a LoRA file says of its base model"
-    return {'ss_base_model_version': 'sdxl_base_v1-0', 'ss_v2': 'False', 'modelspec.architecture': 'stable-diffusion-xl-v1-base/lora',
+    return {'ss_base_model_version': 'sdxl_base_v1-0', 'ss_v2': 'False',
+            'modelspec.architecture': 'stable-diffusion-xl-v1-base/lora',
             'modelspec.implementation': 'https://github.com/Stability-AI/generative-models',
             'modelspec.prediction_type': 'v' if base.objective.kind == 'v_prediction' else 'epsilon'}
 
@@ -94,8 +96,10 @@ def owns_layers(
 # %% ../nbs/05_sdxl.ipynb #3783e4ce
 SDXL = Family(
     **LDM, name='sdxl', title=FAMILIES['sdxl'].title, pipeline=StableDiffusionXLPipeline, make_pipeline=make_pipeline,
-    is_denoiser=partial(is_unet, sized=True), text_encoders=('text_encoder', 'text_encoder_2'), encode_tokens=encode_tokens,
-    conditions=time_ids, predict=predict_with_unet, input_shapes=input_shapes, objective=timestep_objective, has_half_vae=False,
-    names=partial(UNetNames, encoders=('lora_te1', 'lora_te2'), sgm=True), metadata=lora_metadata, versions=('sdxl',), owns=owns_layers,
+    is_denoiser=partial(is_unet, sized=True), text_encoders=('text_encoder', 'text_encoder_2'),
+    encode_tokens=encode_tokens, conditions=time_ids, predict=predict_with_unet, input_shapes=input_shapes,
+    objective=timestep_objective, has_half_vae=False, metadata=lora_metadata, versions=('sdxl',), owns=owns_layers,
+    names=partial(UNetNames, encoders=('lora_te1', 'lora_te2'), sgm=True),
     recognizes=partial(in_layout, LAYOUT), read_file=partial(read_parts, LAYOUT), usual_resolution=1024,
-    hub_tags=('stable-diffusion-xl', 'template:sd-lora'), licences={'stabilityai/stable-diffusion-xl-base-1.0': 'openrail++'})
+    hub_tags=('stable-diffusion-xl', 'template:sd-lora'),
+    licences={'stabilityai/stable-diffusion-xl-base-1.0': 'openrail++'})
