@@ -197,12 +197,7 @@ def _use_gpu(gpu:int, device:str|None) -> None: # Number of the GPU; `cpu` for n
     if device == 'cpu' or (gpu == 0 and not torch.cuda.is_available()): return
     torch.cuda.set_device(pick_device(f'cuda:{gpu}'))
 
-def _count_weights(name:str|Path) -> int: # Weights of the unet; a base model's name
-    "How large a base model's unet is, from its configuration alone when it is a folder"
-    from accelerate import init_empty_weights
-    from diffusers import UNet2DConditionModel
-    path = find_model(name, 'base')
-    config = Path(path)/'unet'/'config.json'
-    if not config.exists(): return 860_000_000                  # of Stable Diffusion 1.x and 2.x
-    with init_empty_weights(): unet = UNet2DConditionModel.from_config(read_json(config))
-    return sum(p.numel() for p in unet.parameters())
+def _count_weights(name:str|Path) -> int: # Weights of the denoiser; a base model's name
+    "How large a base model's denoiser is, from its configuration alone when it is a folder"
+    from automode.models import count_weights
+    return count_weights(name) or 860_000_000                   # of Stable Diffusion 1.x and 2.x

@@ -19,6 +19,7 @@ from .buckets import assign_buckets, draw_buckets, kept_share, make_buckets, rea
 from .copies import can_hash, hash_image, near_groups, same_files
 from .core import Problem, as_html, as_path, counted, find_model, loading, parse_json, progress, read_json
 from .dataset import METADATA, Dataset, find_metadata, read_taken, training_prompt
+from .family import families
 from .folder import open_folder, read_outside
 from .images import BadImage, data_uri, open_image, picture_size
 from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
@@ -210,13 +211,13 @@ def _read_config(path:Path|str, part:str, base:str|Path) -> dict:
         return read_json(hf_hub_download(path, f'{part}/config.json'))
 
 def _file_resolution(path:Path) -> int:
-    "Resolution of a single file: from its metadata, else 1024 for SDXL (text embeddings of width 2048), else 512"
+    "Resolution of a single file: from its metadata, else the usual one of its family"
     if path.suffix == '.safetensors':
         try:
             with open(path, 'rb') as file:
                 header = parse_json(file.read(min(int.from_bytes(file.read(8), 'little'), 10**8)))
             said = re.match(r'\d{2,5}(?!\d)', str(header.pop('__metadata__', {}).get('modelspec.resolution', '')))
-            widths = {name: int(o['shape'][-1]) for name, o in header.items() if o['shape']}
+            names = [name for name, o in header.items() if o['shape'] and int(o['shape'][-1])]
         except (ValueError, TypeError, AttributeError, LookupError):
             raise Problem(f"'{path}' is not a .safetensors file; give one, or a diffusers folder") from None
         except OSError as e:
@@ -225,8 +226,8 @@ def _file_resolution(path:Path) -> int:
         if said: return int(said[0])
     else:
         from automode.ckpt import read_tensors
-        widths = {name: o.shape[-1] for name, o in read_tensors(path)[0].items() if o.ndim}
-    return 1024 if 2048 in {o for name, o in widths.items() if name.endswith('attn2.to_k.weight')} else 512
+        names = list(read_tensors(path)[0])
+    return next((o.usual_resolution for o in families() if o.recognizes(names)), 512)
 
 # %% ../nbs/06_check.ipynb #507fcc40
 def _check_tokens(check:Check) -> None:

@@ -25,10 +25,9 @@ def _class_settings(
     guidance_scale:float, # How closely to keep to the prompt
 ) -> dict: # All that the pictures depend on
     "What is written beside class pictures"
-    parts = dict(unet=base.unet, vae=base.vae, text_encoder=base.text_encoder,
-                 text_encoder_2=getattr(base, 'text_encoder_2', None))
+    parts = {base.family.denoiser: base.denoiser, 'vae': base.vae, **base.text_encoders}
     schedule = {k: v for k, v in base.noise_scheduler.config.items() if k[0] != '_'}
-    weights = make_key({k: digest_weights(v) for k, v in parts.items() if v is not None}, schedule)
+    weights = make_key({k: digest_weights(v) for k, v in parts.items()}, schedule)
     return dict(base=base.name, weights=weights, prompt=class_prompt, seed=seed, resolution=resolution,
                 num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
 
@@ -51,11 +50,12 @@ def class_pictures(
     batch_size:int=4, # Pictures at a time
     resolution:int|None=None, # Edge of the pictures, in pixels; None takes the base's
     num_inference_steps:int=25, # Steps of each picture
-    guidance_scale:float=7.5, # How closely to keep to the prompt
+    guidance_scale:float|None=None, # How closely to keep to the prompt; None takes the usual value of the family, 7.5 for Stable Diffusion
 ) -> list[Path]: # The pictures
     "Draw the class pictures that are missing"
     if num < 1 or not class_prompt.strip():
         raise Problem('class pictures need a number of at least 1, and a prompt such as "a photo of a rabbit"')
+    if guidance_scale is None: guidance_scale = base.family.class_guidance_scale
     settings = _class_settings(base, class_prompt, seed, resolution or base.resolution, num_inference_steps, guidance_scale)
     there = class_folder(folder, settings)
     paths = [there/f'{n:05}.png' for n in range(num)]

@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import flop_registry
 
+from .core import Problem
+from .family import Family, family_of_denoiser
 from .fast import FastConv2d, FastLinear, LoraProduct
 
 # %% ../nbs/07_counting.ipynb #ddfc04d1
@@ -140,49 +142,41 @@ class Step:
     peak:int # Bytes at the peak
     made:int # Bytes allocated by the forward pass, most of them temporary
 
-def _hidden(encoders, n, tokens, width):
-    "Compute `encoder_hidden_states` with the trained text encoders"
-    if not encoders: return torch.empty(n, tokens, width, device='meta')
-    ids, last = torch.zeros(n, tokens, dtype=torch.long, device='meta'), -1 if len(encoders) == 1 else -2
-    return torch.cat([o(ids, output_hidden_states=True).hidden_states[last] for o in encoders], -1)
-
-def _fast(layer, dtype, x):
-    "Forward pass of `FastLinear` and `FastConv2d`, as on a device"
+def _fast(layer, dtype, x): # What `FastLinear` and `FastConv2d` compute on a device
     base, name = layer.base_layer, layer.active_adapters[0]
     dtype = dtype or base.weight.dtype
     bias = None if base.bias is None else base.bias.to(dtype)
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
     return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name])
 
-def _checkpoint(unet, encoders, on, device):
-    "Switch gradient checkpointing; its second forward pass runs in the mode `device`, too"
+def _checkpoint(denoiser, encoders, on, device): # The second forward pass, too, is done as the device does it
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))
-    if on: unet.enable_gradient_checkpointing(partial(checkpoint, **again))
-    else: unet.disable_gradient_checkpointing()
-    for o in encoders: o.activation_checkpointing_enable(again) if on else o.activation_checkpointing_disable()
+    if on: denoiser.enable_gradient_checkpointing(partial(checkpoint, **again))
+    else: denoiser.disable_gradient_checkpointing()
+    for o in encoders.values(): o.activation_checkpointing_enable(again) if on else o.activation_checkpointing_disable()
 
-# %% ../nbs/07_counting.ipynb #ac008843
 def _one_step(
-    unet, encoders, # Models on the meta device
-    n:int, # Number of images
-    latent_size, tokens, width, pooled_width, checkpointing, autocast, # As in `count_step`
-) -> Step: # Work and memory of `n` images
-    "Run a step on the meta device"
-    for m in (unet, *encoders):
+    denoiser, encoders, # Copies on the meta device
+    n:int, # Pictures
+    latent_size, tokens, family, checkpointing, autocast, # As in `count_step`
+) -> Step: # Of `n` pictures
+    "Do a step on the meta device"
+    for m in (denoiser, *encoders.values()):
         for p in m.parameters(): p.grad = torch.empty_like(p) if p.requires_grad else None
-    counting = Counting(unet, *encoders)
+    counting, dtype = Counting(denoiser, *encoders.values()), torch.float32 if autocast else denoiser.dtype
     device = _LikeADevice(counting, autocast)
-    _checkpoint(unet, encoders, checkpointing, device)
+    _checkpoint(denoiser, encoders, checkpointing, device)
+    make, shapes = partial(torch.zeros, device='meta'), family.input_shapes(denoiser, tokens)
+    channels = getattr(denoiser.config, 'in_channels')
+    levels, ids = make(n, dtype=torch.long), make(n, max(1, len(encoders)), tokens, dtype=torch.long)
     with counting, device:
-        noisy_latents = torch.empty(n, unet.config.in_channels, *latent_size, device='meta')
-        noise, timesteps = torch.empty_like(noisy_latents), torch.zeros(n, dtype=torch.long, device='meta')
-        encoder_hidden_states = _hidden(encoders, n, tokens, width).to(torch.float32 if autocast else unet.dtype)
-        pooled = encoder_hidden_states.new_empty(n, pooled_width or 0)
-        added = dict(text_embeds=pooled, time_ids=noise.new_empty(n, 6)) if pooled_width else None
-        model_pred = unet(noisy_latents if autocast else noisy_latents.to(unet.dtype), timesteps, encoder_hidden_states,
-                          added_cond_kwargs=added).sample
+        noisy_latents = torch.empty(n, channels, *latent_size, device='meta')
+        noise = torch.empty_like(noisy_latents)
+        condition = {k: make(n, *o, dtype=dtype) for k, o in shapes.items()}
+        if encoders: condition |= {k: o.to(dtype) for k, o in family.encode_tokens(encoders, ids).items()}
+        model_pred = family.predict(denoiser, noisy_latents.to(dtype), levels, condition)
         loss = (model_pred.float() - noise).pow(2).mean()
-        del model_pred, encoder_hidden_states
+        del model_pred, condition
         forward, kept, made = Work(counting.ops), counting.live, counting.made
         counting.ops = Counter()
         loss.backward()
@@ -190,21 +184,21 @@ def _one_step(
 
 # %% ../nbs/07_counting.ipynb #72a329f6
 def count_step(
-    unet, # Unet with adapters, on any device, which is not changed
+    denoiser, # With adapters, on any device; nothing happens to it
     latent_size:tuple[int, int], # Height and width of the latents
-    tokens:int=77, # Length of a prompt in tokens
-    width:int|None=None, # Width of `encoder_hidden_states`; None takes that of the unet
-    pooled_width:int|None=None, # Width of the pooled embedding, for SDXL
-    text_encoders:tuple=(), # Text encoders that are trained
-    checkpointing:bool=False, # Use gradient checkpointing?
-    autocast:torch.dtype|None=None, # Dtype of mixed precision; None computes in that of the weights
-) -> Step: # Work and memory for one image
-    "Count the operations and the memory of a training step without running it"
-    unet, encoders = to_meta(unet).train(), [to_meta(o).train() for o in text_encoders]
-    for o in (o for m in (unet, *encoders) for o in m.modules()):
+    tokens:int=77, # Tokens of a prompt
+    family:Family|None=None, # Its family; None goes by the denoiser
+    text_encoders:Mapping[str,Any]|None=None, # Those that are trained, by diffusers' names: all or none
+    checkpointing:bool=False, # Compute activations twice to save memory?
+    autocast:torch.dtype|None=None, # Precision of mixed precision; None computes in the weights' own
+) -> Step: # What it does and needs
+    "Count a training step, without doing it"
+    family = family or family_of_denoiser(denoiser)
+    if family is None: raise Problem(f'{type(denoiser).__name__} is not the denoiser of a known model family')
+    denoiser, encoders = to_meta(denoiser).train(), {k: to_meta(o).train() for k, o in (text_encoders or {}).items()}
+    for o in (o for m in (denoiser, *encoders.values()) for o in m.modules()):
         if isinstance(o, (FastLinear, FastConv2d)): o.forward = partial(_fast, o, autocast)
-    shapes = latent_size, tokens, width or unet.config.cross_attention_dim, pooled_width, checkpointing, autocast
-    return _one_step(unet, encoders, 1, *shapes)
+    return _one_step(denoiser, encoders, 1, latent_size, tokens, family, checkpointing, autocast)
 
 # %% ../nbs/07_counting.ipynb #cf535974
 @torch.no_grad()

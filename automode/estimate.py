@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from psutil import virtual_memory
 
 from .adapters import add_adapter
+from .family import Family, family_of_denoiser
 from .fast import speed_up
 from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
 from .models import at_once
@@ -80,16 +81,16 @@ def available_memory(
 @dataclass
 class Job:
     "What a run asks of its device"
-    unet:torch.nn.Module # With adapters
+    denoiser:torch.nn.Module # With adapters
     latent_size:tuple[int, int] # Height and width of the largest latents
     steps:int # Optimiser steps
     batch_size:int=1 # Pictures at a time
     accumulation:int=1 # Batches a step
     vae:torch.nn.Module|None=None # Encodes the pictures
-    text_encoders:tuple=() # Encode the prompts
+    text_encoders:dict=field(default_factory=dict) # Encode the prompts, by diffusers' names
     train_text_encoder:bool=False # Do the text encoders have adapters too?
     tokens:int=77 # Tokens of a prompt
-    pooled_width:int|None=None # Of the pooled embedding, for SDXL
+    family:Family|None=None # Family of the denoiser; None goes by its class
     class_pictures:bool=False # As many pictures of the class in each batch?
     checkpointing:bool=False # Compute activations twice to save memory?
     autocast:torch.dtype|None=None # Precision of mixed precision; None computes in the weights' own
@@ -104,29 +105,29 @@ class Job:
     device:torch.device|str|None=None # Where it will run; None takes where the unet is
 
     def __post_init__(self):
-        self.device = torch.device(self.device or next(self.unet.parameters()).device)
+        self.device = torch.device(self.device or next(self.denoiser.parameters()).device)
         self.encode_batch = self.encode_batch or at_once((self.resolution,)*2)
     def count(self) -> Step:
         "Count a step with one picture"
-        return count_step(self.unet, self.latent_size, self.tokens, None, self.pooled_width, self.learning,
-                          self.checkpointing, self.autocast)
+        return count_step(self.denoiser, self.latent_size, self.tokens, self.family, self.learning, self.checkpointing, self.autocast)
     @property
     def at_once(self) -> int:
         "Pictures in a batch, those of the class among them"
         return self.batch_size * (1 + self.class_pictures)
     @property
-    def learning(self) -> tuple:
+    def learning(self) -> dict:
         "Text encoders that are trained"
-        return tuple(self.text_encoders) if self.train_text_encoder else ()
+        return self.text_encoders if self.train_text_encoder else {}
     @property
     def trained(self) -> list:
         "Parameters that are trained"
-        models = (self.unet, *self.learning)
+        models = (self.denoiser, *self.learning.values())
         return [o for m in models for o in m.parameters() if o.requires_grad]
     @property
     def vae_scale(self) -> int:
         "Pixels to a latent"
-        return 8 if self.vae is None else 2 ** (len(self.vae.config.block_out_channels) - 1)
+        family = self.family or family_of_denoiser(self.denoiser)
+        return family.vae_scale(self.vae) if family and self.vae is not None else 8
     @property
     def resolution(self) -> int:
         "Edge of a square as large as the largest pictures, in pixels"
@@ -163,8 +164,8 @@ class Estimate:
         "Bytes of each part, while training"
         job, trained = self.job, self.job.trained
         numbers = sum(o.numel() for o in trained)
-        rest = sum(map(_weight_bytes, job.learning))
-        return {'frozen weights': _weight_bytes(job.unet, job.quantize) + rest,
+        rest = sum(map(_weight_bytes, job.learning.values()))
+        return {'frozen weights': _weight_bytes(job.denoiser, job.quantize) + rest,
                 # three times: a copy to go back to is kept as well
                 'adapters and gradients': 3 * sum(o.nbytes for o in trained) + 4 * numbers * job.ema,
                 'optimizer': round(numbers * OPTIMIZERS[job.optimizer].state_bytes),
@@ -174,7 +175,7 @@ class Estimate:
     def while_encoding(self) -> int:
         "Bytes while pictures are encoded, with every model there"
         job = self.job
-        models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders)) + _weight_bytes(job.unet, job.quantize)
+        models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders.values())) + _weight_bytes(job.denoiser, job.quantize)
         return models + min(job.encode_batch, job.pictures) * self.encoding[1] + job.cached
 
     @property
@@ -205,7 +206,7 @@ def estimate(
     "Count what a run needs, before it begins"
     size = [o * job.vae_scale for o in job.latent_size] if job.vae is not None else None
     encoding = count_encoding(job.vae, size) if job.vae is not None and job.pictures else (Work(Counter()), 0)
-    return Estimate(job, job.count(), encoding, speed or measure_speed(job.device, job.autocast or job.unet.dtype))
+    return Estimate(job, job.count(), encoding, speed or measure_speed(job.device, job.autocast or job.denoiser.dtype))
 
 # %% ../nbs/07_estimate.ipynb #352b51c3
 def _gb(size:float) -> str: return f'{size/1e9:.1f} GB' if size >= 1e9 else f'{size/1e6:.0f} MB'
@@ -342,15 +343,15 @@ def forecast(
     speed:Speed|None=None, # Of the device; None measures it
 ) -> Estimate: # Of the run
     "Estimate a run from its settings"
-    unet, encoders = to_meta(base.unet), {k: to_meta(o) for k, o in base.text_encoders.items()}
-    for o in (unet, *(encoders.values() if config.train_text_encoder else ())):
+    denoiser, encoders = to_meta(base.denoiser), {k: to_meta(o) for k, o in base.text_encoders.items()}
+    for o in (denoiser, *(encoders.values() if config.train_text_encoder else ())):
         add_adapter(o, config.rank, config.alpha, config.adapter, config.conv_rank, config.lora_dropout, config.use_dora)
         speed_up(o)
-    second, steps = encoders.get('text_encoder_2'), config.max_train_steps
+    steps = config.max_train_steps
     times = lambda every: -(-steps // every) if every else 1
     return estimate(Job(
-        unet, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, tuple(encoders.values()),
-        config.train_text_encoder, base.tokenizer.model_max_length, second and second.config.projection_dim, class_pictures,
+        denoiser, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, encoders,
+        config.train_text_encoder, base.family.tokenize(base.tokenizers, ['']).shape[-1], base.family, class_pictures,
         config.gradient_checkpointing, autocast, config.optimizer, bool(config.ema_decay), config.quantize,
         pictures * (1 + (config.flip_p > 0)),
         validation=held_out and max(32, held_out) * times(config.validate_every_steps),

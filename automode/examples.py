@@ -344,8 +344,7 @@ def bucket_multiple(
     base, # A `BaseModel`
 ) -> int: # In pixels
     "What both edges of a bucket must be a multiple of"
-    least = base.vae_scale * 2 ** (len(base.unet.config.block_out_channels) - 1)
-    return math.lcm(least, 64) if base.resolution >= 256 else least
+    return base.family.multiple(base.denoiser, base.vae)
 
 def assign(
     examples:Sequence[Example], # Pictures

@@ -18,6 +18,7 @@ from . import __version__
 from .core import HUB_ID, Problem, as_path, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
+from .family import family_of_pipeline
 from .lora import load_lora, read_lora_info
 from .models import read_pipeline
 from .run import run_folder
@@ -78,8 +79,9 @@ def put_lora(
     if isinstance(found, Path):
         info = read_lora_info(found)
         _take_off(pipeline)
-        text_encoders = {o: getattr(pipeline, o) for o in ('text_encoder', 'text_encoder_2') if hasattr(pipeline, o)}
-        try: pipeline.loaded_lora = load_lora(pipeline.unet, text_encoders, found, lora_scale)
+        family = family_of_pipeline(pipeline)
+        models = {o: getattr(pipeline, o) for o in (family.denoiser, *family.text_encoders)}
+        try: pipeline.loaded_lora = load_lora(models, found, lora_scale, family)
         except Problem as e:
             if 'does not fit' not in str(e): raise
             raise Problem(f"the LoRA '{lora}' was trained on {info.get('ss_sd_model_name', 'another model')}, "
@@ -98,7 +100,7 @@ def _take_off(
     "Take off a LoRA that `put_lora` has put on, so that another has its place"
     if getattr(pipeline, 'loaded_lora', None): pipeline.loaded_lora.switch(False)
     pipeline.loaded_lora = None
-    if pipeline.get_list_adapters(): pipeline.unload_lora_weights()
+    if hasattr(pipeline, 'get_list_adapters') and pipeline.get_list_adapters(): pipeline.unload_lora_weights()
 
 def switch_lora(
     pipeline:DiffusionPipeline, # With a LoRA from `put_lora`, or with an adapter that is being trained
@@ -137,9 +139,8 @@ def unread(
     prompt:str, # What to draw
 ) -> str: # The end of the prompt that does not fit, often ''
     "The part of `prompt` that the text encoder never sees"
-    tokenizer = pipeline.tokenizer
-    with quiet(): ids = tokenizer(prompt, truncation=False).input_ids[1:-1]
-    return tokenizer.decode(ids[tokenizer.model_max_length - 2:]).strip()
+    family = family_of_pipeline(pipeline)
+    return family.cut_prompt({o: getattr(pipeline, o) for o in family.tokenizers}, prompt)[2]
 
 # %% ../nbs/08_generate.ipynb #05f54cc5
 def draw_batch(
@@ -153,23 +154,12 @@ def draw_batch(
     def step_done(pipeline, step, timestep, values):
         if bar is not None and step < num_inference_steps: bar.update(len(jobs))
         return values
+    noise = family_of_pipeline(pipeline).start_noise
     negative, generators = settings.pop('negative_prompt', '') or None, [make_generator(o) for _, o in jobs]
     with torch.inference_mode(), quiet():
-        return pipeline(prompt=[o for o, _ in jobs], generator=generators, latents=_noise(pipeline, generators, **settings),
+        return pipeline(prompt=[o for o, _ in jobs], generator=generators, latents=noise(pipeline, generators, settings.get('height'), settings.get('width')),
                         num_inference_steps=num_inference_steps, negative_prompt=negative and [negative]*len(jobs),
                         callback_on_step_end=step_done, **settings).images
-
-def _noise(
-    pipeline:DiffusionPipeline, # A pipeline to draw with
-    generators:list[torch.Generator], # One for each picture
-    width:int|None=None, # In pixels; None is what the model was trained at
-    height:int|None=None, # In pixels
-    **others, # Other settings
-) -> torch.Tensor: # Where the pictures begin
-    "What the pipeline would draw by itself in float32: in half precision it would draw other noise, and so another picture"
-    unet, scale = pipeline.unet, pipeline.vae_scale_factor
-    height, width = (o//scale if o else unet.config.sample_size for o in (height, width))
-    return torch.cat([torch.randn(1, unet.config.in_channels, height, width, generator=o) for o in generators]).to(unet.dtype)
 
 # %% ../nbs/08_generate.ipynb #4f7f233f
 _samplers = dict(DDIM='DDIM', PNDM='PLMS', EulerDiscrete='Euler', EulerAncestralDiscrete='Euler a',
@@ -213,15 +203,18 @@ def save_picture(
 # %% ../nbs/08_generate.ipynb #fda88c40
 def drawing_settings(
     pipeline:DiffusionPipeline, # A pipeline to draw with
-    **asked, # `num_inference_steps`, `guidance_scale`, `negative_prompt`, `resolution`
+    **asked, # `num_inference_steps` and `guidance_scale`, None for the usual ones of the family; `negative_prompt`, `resolution`
 ) -> dict: # What to pass on to `draw_batch`
     "Check what was asked for, in words that say what to do"
     resolution = asked.pop('resolution')
-    if resolution is None: resolution = pipeline.unet.config.sample_size*pipeline.vae_scale_factor
+    family = family_of_pipeline(pipeline)
+    for o in ('num_inference_steps', 'guidance_scale'): asked[o] = getattr(family, o) if asked[o] is None else asked[o]
+    multiple, denoiser = family.draw_multiple, getattr(pipeline, family.denoiser)
+    if resolution is None: resolution = family.resolution(denoiser, pipeline.vae)
     size = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
-    if any(o < 16 or o % 8 for o in size):
-        nearest = ' x '.join(dict.fromkeys(str(max(16, round(o/8)*8)) for o in size))
-        raise Problem(f'the resolution {resolution} has to be a multiple of 8, and 16 or more; the nearest is {nearest}')
+    if any(o < 16 or o % multiple for o in size):
+        nearest = ' x '.join(dict.fromkeys(str(max(16, round(o/multiple)*multiple)) for o in size))
+        raise Problem(f'the resolution {resolution} has to be a multiple of {multiple}, and 16 or more; the nearest is {nearest}')
     steps, most = asked['num_inference_steps'], pipeline.scheduler.config.num_train_timesteps
     if steps < 1: raise Problem(f'{steps} steps draw nothing; 20 to 50 are usual')
     if steps > most: raise Problem(f'{steps} steps are more than the {most} that the model knows; 20 to 50 are usual')
@@ -235,8 +228,8 @@ def generate(
     lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
     seed:int=0, # Seed of the first picture of each prompt; the next one has the next seed
     num_images:int=1, # Pictures for each prompt
-    num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5.0, # How closely to keep to the prompt; 1 is without guidance, 7.5 is usual for Stable Diffusion
+    num_inference_steps:int|None=None, # Steps from noise to image; None: as usual for the family, 25 for Stable Diffusion
+    guidance_scale:float|None=None, # How closely to keep to the prompt, 1 for no guidance; None: 5 for Stable Diffusion
     negative_prompt:str='', # What to keep away from
     resolution:int|tuple[int,int]|None=None, # Edge in pixels, or width and height; None is what the base was trained at
     out:str|Path|None=None, # A folder for the PNG files; None saves nothing
@@ -258,7 +251,7 @@ def generate(
         if rest := unread(pipeline, o):
             warnings.warn(f"the prompt is too long for this model; '{rest}' is not read", stacklevel=2)
     jobs, images = [(o, seed + i) for o in prompts for i in range(num_images)], []
-    with progress(None, 'drawing', total=len(jobs)*num_inference_steps) as bar:
+    with progress(None, 'drawing', total=len(jobs)*settings['num_inference_steps']) as bar:
         for i in range(0, len(jobs), batch_size):
             images += draw_batch(pipeline, jobs[i:i+batch_size], bar, **settings)
             if out is None: continue

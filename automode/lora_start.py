@@ -106,7 +106,7 @@ def start_from_lora(
     path:str|Path, # A LoRA file, ours or another's
 ) -> int: # Layers that were filled
     "Put the weights of a LoRA file into the adapters of `base`, so that it predicts what the file makes it predict"
-    layers, _ = read_layers(path, base.unet.config.layers_per_block)
+    layers, _ = read_layers(path, base.family.names(base.denoiser))
     found = {f"{part}.{name.removeprefix('text_model.')}": layer for part, model in adapted_parts(base).items()
              for name, layer in adapter_layers(model).items()}
     lost = [o for o in layers if o not in found]

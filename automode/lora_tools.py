@@ -16,8 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from .core import Problem, as_path, counted, facts_table, make_printable, pick_dtype, quiet, shorten, whole_folder
+from .family import family_of_lora
 from .layers import as_number, change_of, kind_of, open_lora, rank_of, read_layers, row_norms
-from .lora import adapter_name, base_weight, clearing, diffusers_tensors, kohya_tensors, load_lora, network_ranks, peft_settings
+from .lora import adapter_name, base_weight, clearing, diffusers_tensors, load_lora, network_ranks, peft_settings
 from .lora import read_lora_info, tag_counts, with_dora_scale, write_lora, write_plain
 from .models import as_pipeline, load_base
 
@@ -81,23 +82,14 @@ def _dtype_of(
         kind = f.get_slice(key).get_dtype()
     return dict(F16='float16', BF16='bfloat16').get(kind, 'float16' if kind.startswith('F8') else 'float32')    # 8 bits fit in 16
 
-def _is_sdxl(
-    layers:dict, # What belongs to each layer
-    metadata:dict[str,str], # Text
-) -> bool: # Are they layers of SDXL?
-    "Tell SDXL by what a file says, by its second text encoder, or by its blocks, which are ten transformers deep"
-    if version := metadata.get('ss_base_model_version'): return version.startswith('sdxl')
-    return any(o.startswith('text_encoder_2') or '.transformer_blocks.1.' in o for o in layers)
-
 def _with_magnitude(
     base, # A `BaseModel`
     layers:dict[str,dict[str,torch.Tensor]], # What belongs to each layer
 ) -> dict[str,dict[str,torch.Tensor]]: # With `magnitude` in place of `dora_scale`
     "Write DoRA's lengths as PEFT does"
-    models = dict(unet=base.unet, **base.text_encoders)
     for layer, tensors in layers.items():
         if 'dora_scale' not in tensors: continue
-        weight = base_weight(models, layer).float().cpu()
+        weight = base_weight(base.parts, layer).float().cpu()
         if len(tensors['dora_scale']) != len(weight):
             raise Problem('this DoRA has the lengths of columns, and diffusers has rows; use the file as it is')
         tensors['magnitude'] = row_norms(weight + change_of(tensors, weight, layer)).flatten()
@@ -128,8 +120,8 @@ def _to_diffusers(
     "Name layers as diffusers does, and note what gets lost by that"
     kinds = {kind_of(o) for o in layers.values()} | {'Tucker factors' for o in layers.values() if 'mid' in o}
     if others := kinds - {'lora'}: raise Problem(f"diffusers cannot read {', '.join(sorted(others))}; use the file as it is")
-    parts = diffusers_tensors(layers)
-    settings = {f'{part}.{k}': v for part, state in parts.items() for k, v in peft_settings(state).items()}
+    parts, family = diffusers_tensors(layers), family_of_lora(metadata, layers)
+    settings = {f'{part}.{k}': v for part, state in parts.items() for k, v in peft_settings(state, family).items()}
     alphas = {k: float(v['alpha']) for k, v in layers.items() if 'alpha' in v and float(v['alpha'])}
     metadata |= {'lora_adapter_metadata': json.dumps(settings, indent=2, sort_keys=True),
                  'automode.alphas': json.dumps(alphas), 'automode.dtype': dtype}
@@ -139,7 +131,7 @@ def convert(
     path:str|Path, # A LoRA file
     out:str|Path, # The new `.safetensors` file
     to:str='kohya', # `kohya`, `diffusers`, or `plain`: a plain LoRA of the same effect, for A1111, which needs `base`
-    base:str|Path|None=None, # The base that it was made for; needed for DoRA, and for an SDXL of another size
+    base:str|Path|None=None, # The base that it was made for; needed for DoRA, and for a unet of another depth
     dtype:str|None=None, # Precision of kohya's file: `float32`, `float16`, `bfloat16`; None takes what it was
 ) -> Path: # The new file
     "Give a LoRA file the names that another program wants"
@@ -147,9 +139,8 @@ def convert(
     if to == 'plain' and base is None: raise Problem('the effect of a LoRA on its base makes it plain; give the base with --base')
     out = as_path(out)
     model = None if base is None else load_base(base, device='cpu', dtype='float32')
-    blocks = 2 if model is None else model.unet.config.layers_per_block
     if to == 'plain': return write_plain(model, path, out, dtype=pick_dtype('cpu', dtype or _dtype_of(path)))[0]
-    layers, metadata = read_layers(path, blocks)
+    layers, metadata = read_layers(path, model and model.family.names(model.denoiser))
     noted = {o: metadata.pop(o, '') for o in (*_of_diffusers, 'automode.dora_norm')}
     lengths = any({'magnitude', 'dora_scale'} & o.keys() for o in layers.values())
     if lengths and model is None:
@@ -160,9 +151,9 @@ def convert(
         return write_lora(out, *_to_diffusers(layers, metadata, noted['automode.dtype'] or _dtype_of(path)))
     if lengths: layers, metadata = with_dora_scale(model, layers), metadata | {'automode.dora_norm': 'base'}
     for tensors in layers.values(): tensors.setdefault('alpha', torch.tensor(float(rank_of(tensors) or 1)))
-    sdxl = _is_sdxl(layers, metadata) if model is None else model.family == 'sdxl'
+    names = model.family.names(model.denoiser) if model else family_of_lora(metadata, layers).names(None)
     dtype = pick_dtype('cpu', dtype or noted['automode.dtype'] or _dtype_of(path))
-    return write_lora(out, kohya_tensors(layers, sdxl, blocks, dtype), metadata)
+    return write_lora(out, names.tensors(layers, dtype), metadata)
 
 # %% ../nbs/06_lora_tools.ipynb #7a754f00
 def _check_weights(
@@ -199,8 +190,8 @@ def merge(
     layers = {k: dict(down=torch.cat(v['down']), up=torch.cat(v['up'], 1)) for k, v in joined.items()}
     for o in layers.values(): o['alpha'] = torch.tensor(float(len(o['down'])))
     metadata = {k: v for k, v in read[0][1].items() if k in _of_base} | dict(network_ranks(layers), ss_output_name=as_path(out).stem)
-    sdxl = _is_sdxl(layers, metadata)
-    return write_lora(out, kohya_tensors(layers, sdxl, dtype=pick_dtype('cpu', dtype or _dtype_of(paths[0]))), metadata)
+    names = family_of_lora(metadata, layers).names(None)
+    return write_lora(out, names.tensors(layers, pick_dtype('cpu', dtype or _dtype_of(paths[0]))), metadata)
 
 _of_base = ('ss_base_model_version', 'ss_v2', 'ss_sd_model_name', 'ss_resolution', 'modelspec.sai_model_spec',
             'modelspec.architecture', 'modelspec.implementation', 'modelspec.prediction_type', 'modelspec.resolution')
@@ -219,7 +210,7 @@ def merge_into(
         raise Problem(f"'{out}' is there and is no model; give another folder with --out")
     weights = _check_weights(paths, weights)
     model = load_base(base, device='cpu', dtype='float32')
-    for path, weight in zip(paths, weights): load_lora(model.unet, model.text_encoders, path, weight).kept.clear()
+    for path, weight in zip(paths, weights): load_lora(model.parts, path, weight).kept.clear()
     with clearing(out), whole_folder(out) as tmp, quiet():
         as_pipeline(model).to(dtype=pick_dtype('cpu', dtype)).save_pretrained(tmp)
         for o in tmp.glob('text_encoder*/*.safetensors'): _name_as_all_read(o)
@@ -276,6 +267,6 @@ def resize(
     made = {k: resize_layer(o, conv_rank or rank if is_conv(o) else rank, energy) for k, o in layers.items()}
     layers, shares = {k: o for k, (o, _) in made.items()}, [o for _, o in made.values()]
     for o in _of_diffusers: metadata.pop(o, None)
-    sdxl, dtype = _is_sdxl(layers, metadata), pick_dtype('cpu', dtype or _dtype_of(path))
-    written = write_lora(out, kohya_tensors(layers, sdxl, dtype=dtype), metadata | network_ranks(layers))
+    names, dtype = family_of_lora(metadata, layers).names(None), pick_dtype('cpu', dtype or _dtype_of(path))
+    written = write_lora(out, names.tensors(layers, dtype), metadata | network_ranks(layers))
     return written, sum(shares)/len(shares)

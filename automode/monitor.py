@@ -25,6 +25,7 @@ from .images import image_grid, save_png
 from .latents import Cache
 from .loss import Batch, Draws, draw_randomness, training_loss
 from .models import BaseModel, as_pipeline, brought_back
+from .objectives import Objective
 
 # %% ../nbs/07_monitor.ipynb #8429dbdb
 class Validation:
@@ -41,16 +42,16 @@ class Validation:
 
     def questions(
         self,
-        num_train_timesteps:int=1000, # Timesteps there are
+        objective:Objective, # Of the base
     ) -> list[tuple[Batch,Draws]]: # On the CPU
         "Pictures of one size at a time, each with its noise and timestep"
         pictures, found = range(len(self.cache.names)), []
         times = max(1, round(self.num / len(pictures)))
         for group, mean in enumerate(self.cache.mean):
             asked = [(o, k) for k in range(times) for o in pictures if self.cache.bucket[o] == group]
-            draws = draw_randomness((len(asked), *mean.shape[2:]), self.config, num_train_timesteps, make_generator(0, group))
+            draws = draw_randomness((len(asked), *mean.shape[2:]), self.config, objective, make_generator(0, group))
             spread = torch.tensor([(k + (o + .5)/len(pictures)) / times for o, k in asked])
-            draws.timesteps = (spread * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+            draws.levels = objective.spread_levels(spread, mean.shape[2:])
             draws.prompt, index = torch.zeros(len(asked)), torch.tensor([o for o, _ in asked])
             for i in range(0, len(asked), self.batch_size):
                 part = slice(i, i + self.batch_size)
@@ -68,7 +69,7 @@ def loss(
     "How far off the predictions are on the held-out pictures"
     device, total, count = accelerator.device, torch.zeros((), device=accelerator.device), 0
     alone = accelerator.num_processes == 1 or is_sharded(base)
-    for n, (batch, draws) in enumerate(self.questions(base.noise_scheduler.config.num_train_timesteps)):
+    for n, (batch, draws) in enumerate(self.questions(base.objective)):
         count += len(batch.index)
         if not alone and n % accelerator.num_processes != accelerator.process_index: continue
         here = Draws(*(o.to(device) for o in vars(draws).values()))
@@ -82,21 +83,20 @@ def precision(
     accelerator:Accelerator, # Knows the precision
 ) -> Callable: # Makes a context to ask the base in
     "Layers on the fast path compute in the precision of what comes in; others need `autocast` to bring float32 adapters and half a base together"
-    learning = base.unet, *base.text_encoders.values()
-    return nullcontext if all(map(is_fast, learning)) else accelerator.autocast
+    return nullcontext if all(map(is_fast, base.parts.values())) else accelerator.autocast
 
 def is_sharded(
     base:BaseModel, # Perhaps spread over several processes
 ) -> bool: # Must all processes ask it together?
-    "Whether each process holds only a part of the unet"
-    return isinstance(base.unet, FSDPModule)
+    "Whether each process holds only a part of the denoiser"
+    return isinstance(base.denoiser, FSDPModule)
 
 @contextmanager
 def without_dropout(
     base:BaseModel, # With adapters
 ) -> Iterator[None]: # Within the block, nothing is left out by lot
-    "Let the unet and the text encoders answer the same each time"
-    learning = [o for o in (base.unet, *base.text_encoders.values()) if o.training]
+    "Let the denoiser and the text encoders answer the same each time"
+    learning = [o for o in base.parts.values() if o.training]
     for o in learning: o.eval()
     try: yield
     finally:
@@ -111,10 +111,11 @@ def draw_samples(
     resolution:int, # Edge of the square that is trained on, in pixels; drawn is the next smaller one that the model can draw
     accelerator:Accelerator, # For its precision
     num_inference_steps:int=20, # Steps from noise to picture
-    guidance_scale:float=5., # How closely to keep to the prompt
+    guidance_scale:float|None=None, # How closely to keep to the prompt; None takes the usual value of the family
 ) -> list[Image.Image]: # Each by itself
     "Draw `prompts`, always from the same noise, and write them into one picture"
     edge = resolution - resolution % bucket_multiple(base)
+    if guidance_scale is None: guidance_scale = base.family.guidance_scale
     settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=edge, width=edge)
     with quiet(), precision(base, accelerator)(), brought_back(base), without_dropout(base):
         pipeline = as_pipeline(base)

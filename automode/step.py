@@ -71,15 +71,15 @@ def add_adapters(
     base:BaseModel, # Changed in place
     config:TrainConfig, # Settings
 ) -> dict[str, torch.nn.Parameter]: # What is trained, by name
-    "Put the adapters into the unet, and into the text encoders when they learn too"
-    parts = dict(unet=base.unet) | (base.text_encoders if config.train_text_encoder else {})
+    "Put the adapters into the denoiser, and into the text encoders when they learn too"
+    parts = base.parts if config.train_text_encoder else {base.family.denoiser: base.denoiser}
     for part in parts.values():
         add_adapter(part, config.rank, config.alpha, config.adapter, config.conv_rank, config.lora_dropout,
                     config.use_dora, config.use_rslora, config.init, config.seed)
         if config.gradient_checkpointing:
-            (part.enable_gradient_checkpointing if part is base.unet else part.activation_checkpointing_enable)()
+            (part.enable_gradient_checkpointing if part is base.denoiser else part.activation_checkpointing_enable)()
         part.train(bool(config.gradient_checkpointing or config.lora_dropout))
-    if base.device.type == 'cuda' and base.unet.dtype != torch.float32: channels_last(base.unet)
+    if base.device.type == 'cuda' and base.denoiser.dtype != torch.float32: channels_last(base.denoiser)
     if config.start_from: start_from_lora(base, config.start_from)
     for part in parts.values(): speed_up(part, together=not config.compile)
     return {f'{o}.{n}': p for o, m in parts.items() for n, p in m.named_parameters() if p.requires_grad}
@@ -95,9 +95,9 @@ def parameter_groups(
     parameters:dict[str, torch.nn.Parameter], # What is trained, by name
     config:TrainConfig, # The learning rates
 ) -> list[dict]: # As optimisers take them
-    "The unet's adapters, and the text encoders' with a learning rate of their own"
-    groups = [([p for n, p in parameters.items() if n.startswith('unet.') == unet], rate)
-              for unet, rate in ((True, config.learning_rate), (False, config.text_encoder_lr))]
+    "The denoiser's adapters, and the text encoders' with a learning rate of their own"
+    groups = [([p for n, p in parameters.items() if n.startswith('text_encoder') == text], rate)
+              for text, rate in ((False, config.learning_rate), (True, config.text_encoder_lr))]
     return [dict(params=found, lr=rate) for found, rate in groups if found]
 
 # %% ../nbs/07_step.ipynb #448723dd
@@ -130,8 +130,7 @@ def draw_step(
     index = torch.tensor(pictures).to(self.cache.weight.device, non_blocking=True)
     self.generator.manual_seed(_seed(self.config.seed, step, kind))
     shape = (len(pictures), *self.cache.mean[group].shape[2:])
-    num_timesteps = self.base.noise_scheduler.config.num_train_timesteps
-    return Batch(group, index), draw_randomness(shape, self.config, num_timesteps, self.generator)
+    return Batch(group, index), draw_randomness(shape, self.config, self.base.objective, self.generator)
 
 def _join(*parts:tuple[Batch,Draws]) -> tuple[Batch,Draws]: # One batch
     "Batches of one size as one"

@@ -33,10 +33,10 @@ from .estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, roo
 from .fast import keep_freed_memory
 from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
-from .loss import stretch_to_noise
 from .models import BaseModel, load_base, set_aside
 from .options import OPTIMIZERS
 from .monitor import Validation, draw_samples, is_sharded
+from .objectives import stretch_to_noise
 from .run import Plan, Run, check_name, check_same_run, make_plan, start_run, tell_step
 from .run_widget import show_live
 from .setup import add_class_pictures, aside_folder, complete, describe, encode_all, kept_folder, make_accelerator, shard, try_to_write
@@ -321,7 +321,7 @@ def get_ready(
     if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1:
         shard(base, trainer.learned, accelerator)
     set_aside(base, aside_folder(plan, accelerator))
-    if config.compile: base.unet.compile()
+    if config.compile: base.denoiser.compile()
     return trainer, validation
 
 # %% ../nbs/07_train.ipynb #cbf636ca
@@ -339,16 +339,16 @@ def describe_job(
 ) -> Job: # What is asked of the device
     "Say what is left to do, in numbers"
     base, cache, config, accelerator = trainer.base, trainer.cache, trainer.config, trainer.accelerator
-    steps, pooled = config.max_train_steps - trainer.done, cache.encoded and cache.encoded.pooled
-    tensors = [*cache.mean, *cache.std, *[o for o in cache.encoded or () if o is not None]]
+    steps = config.max_train_steps - trainer.done
+    tensors = [*cache.mean, *cache.std, *(cache.encoded.tensors if cache.encoded else ())]
     half = {'fp16': torch.float16, 'bf16': torch.bfloat16}.get(accelerator.mixed_precision)
     asked = validation.num * (steps // config.validate_every_steps + 1) if validation and config.validate_every_steps else 0
     drawn = 2 * 20 * len(prompts) * (steps // config.save_every_steps + 1 if config.save_every_steps else 1)
     size = max((tuple(o.shape[-2:]) for o in cache.mean), key=math.prod)
-    return Job(base.unet, size, steps, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
+    return Job(base.denoiser, size, steps, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
                class_pictures=trainer.class_order is not None, vae=base.vae,
-               text_encoders=tuple(base.text_encoders.values()), train_text_encoder=config.train_text_encoder,
-               tokens=cache.input_ids.shape[-1], pooled_width=None if pooled is None else pooled.shape[-1],
+               text_encoders=base.text_encoders, train_text_encoder=config.train_text_encoder,
+               tokens=cache.input_ids.shape[-1], family=base.family,
                checkpointing=config.gradient_checkpointing, autocast=half if trainer.autocast == accelerator.autocast else None,
                optimizer=config.optimizer,
                ema=bool(config.ema_decay), validation=asked, samples=drawn, device=accelerator.device,
@@ -409,7 +409,7 @@ def finish(
     accelerator = trainer.accelerator
     counts = accelerator.is_main_process and not is_sharded(trainer.base)          # a part of a unet cannot be counted
     needs = estimate(describe_job(trainer, validation, sample_prompts(plan))) if counts else None
-    room = room_for(needs.job.device, trainer.base.unet) if needs else None
+    room = room_for(needs.job.device, trainer.base.denoiser) if needs else None
     if needs: print(needs.describe(room))
     if room and 1.5 * needs.peak > room.free: trainer.replaying = False      # a recording keeps its memory while pictures are drawn
     try:

@@ -11,41 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from .core import write_whole
+from .family import family_of_lora
 from .lora import read_lora_info, tag_counts
 
 # %% ../nbs/06_workflow.ipynb #059df27f
-def _wire(number:int, output:int=0) -> list: return [str(number), output] # An output of a node
-
 def comfy_workflow(
     lora:str|Path, # A LoRA file
     prompt:str|None=None, # What to draw; None takes a prompt that it was trained with
     seed:int=0, # Seed of the noise
-    num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5., # How closely to keep to the prompt
+    num_inference_steps:int|None=None, # Steps from noise to image; None takes the usual ones of the family
+    guidance_scale:float|None=None, # How closely to keep to the prompt; None takes the usual value of the family
     lora_scale:float=1., # How strongly the LoRA acts
-) -> dict[str,Any]: # Nodes by number, in ComfyUI's API format
+) -> dict[str,Any]: # Nodes by number, in ComfyUI's API format; empty for a family without a graph
     "The graph that draws with a LoRA in ComfyUI"
     info = read_lora_info(lora)
     width, height = map(int, (2*re.findall(r'\d+', info.get('modelspec.resolution', '')))[:2] or (512, 512))    # one number is a square
     base = Path(info.get('ss_sd_model_name') or 'base').name
     if prompt is None: prompt = next(iter(tag_counts(info)), '')
-    nodes = {
-        1: ('CheckpointLoaderSimple', dict(ckpt_name=base if base.endswith(('.safetensors', '.ckpt')) else f'{base}.safetensors')),
-        2: ('LoraLoader', dict(lora_name=Path(lora).name, strength_model=lora_scale, strength_clip=lora_scale, model=_wire(1, 0), clip=_wire(1, 1))),
-        3: ('CLIPTextEncode', dict(text=prompt, clip=_wire(2, 1))),
-        4: ('CLIPTextEncode', dict(text='', clip=_wire(2, 1))),
-        5: ('EmptyLatentImage', dict(width=width, height=height, batch_size=1)),
-        6: ('KSampler', dict(seed=seed, steps=num_inference_steps, cfg=guidance_scale, sampler_name='ddim', scheduler='normal', denoise=1.,
-                             model=_wire(2, 0), positive=_wire(3), negative=_wire(4), latent_image=_wire(5))),
-        7: ('VAEDecode', dict(samples=_wire(6), vae=_wire(1, 2))),
-        8: ('SaveImage', dict(filename_prefix=Path(lora).stem, images=_wire(7)))}
+    checkpoint = base if base.endswith(('.safetensors', '.ckpt')) else f'{base}.safetensors'
+    family = family_of_lora(info)
+    if family.comfy_nodes is None: return {}
+    steps = family.num_inference_steps if num_inference_steps is None else num_inference_steps
+    guidance = family.guidance_scale if guidance_scale is None else guidance_scale
+    nodes = family.comfy_nodes(checkpoint, Path(lora).name, prompt, (width, height), seed, steps, guidance, lora_scale)
     titles = {3: 'prompt', 4: 'negative prompt'}
     return {str(n): dict(class_type=kind, inputs=inputs, _meta=dict(title=titles.get(n, kind))) for n, (kind, inputs) in nodes.items()}
 
 def save_workflow(
     lora:str|Path, # A LoRA file
     **settings, # Of `comfy_workflow`
-) -> Path: # `NAME.comfyui.json`, beside the LoRA
-    "Write the graph that draws with a LoRA beside it"
-    text = json.dumps(comfy_workflow(lora, **settings), indent=2, ensure_ascii=False)
+) -> Path|None: # `NAME.comfyui.json`, next to the LoRA; None for a family without a graph
+    "Write the graph that draws with a LoRA next to it"
+    if not (graph := comfy_workflow(lora, **settings)): return None
+    text = json.dumps(graph, indent=2, ensure_ascii=False)
     return write_whole(Path(lora).with_suffix('.comfyui.json'), text + '\n')

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'automode'
 MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if o.stem[0] != '_')
 HEAVY = 'torch transformers diffusers peft accelerate datasets matplotlib pandas'.split()
-LIGHT = ('core config images lock rows web buckets copies dataset download history edits filling formats formats_export '
+LIGHT = ('core config family images lock rows web buckets copies dataset download history edits filling formats formats_export '
          'formats_file_names formats_imagefolder formats_kohya formats_stored formats_text_files formats_webdataset convert check '
          'options caption_options captioners review review_widget report starter flags cli').split()  # used in a notebook or a command before any model is
 

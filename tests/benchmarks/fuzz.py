@@ -280,14 +280,15 @@ class Ckpt:
         return [('base.ckpt', saved(nested)), ('plain.ckpt', saved(state)), ('old.ckpt', saved(nested, _use_new_zipfile_serialization=False)), ('base.safetensors', save(state, {'modelspec.resolution': '512x512'}))]
 
     def read(self, path):
+        import torch
         from automode.check import read_resolution
         from automode.ckpt import read_tensors
-        from automode.families import infer_configs
+        from automode.ldm_files import read_single_file
         from automode.core import Problem
-        state, metadata = read_tensors(path)
+        state, _ = read_tensors(path)
         sum(float(o.flatten()[:1].float().sum()) for o in state.values() if o.numel())
         read_resolution(path)
-        with suppress(Problem): infer_configs(path, state, metadata, None)       # too little for a whole model
+        with suppress(Problem): read_single_file(path, torch.float32)       # too little for a whole model
 
 class Images:
     "Images of several formats"

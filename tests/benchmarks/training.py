@@ -95,7 +95,7 @@ def plain(args, pictures, base):
     from diffusers.optimization import get_scheduler
     from peft import LoraConfig
     from torchvision_free import PictureDataset
-    from automode.adapters import UNET_TARGETS
+    from automode.ldm import UNET_TARGETS
     from automode.models import load_base
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == 'cpu')
     torch.manual_seed(SEED)
@@ -134,8 +134,8 @@ def plain(args, pictures, base):
 def encode(model, input_ids, resolution):
     "The prompts of a batch; for SDXL also what it is told of sizes"
     import torch
-    if model.text_encoder_2 is None: return model.text_encoder(input_ids, return_dict=False)[0], None
-    both = [o(input_ids, output_hidden_states=True) for o in (model.text_encoder, model.text_encoder_2)]
+    if len(model.text_encoders) == 1: return model.text_encoder(input_ids, return_dict=False)[0], None
+    both = [o(input_ids, output_hidden_states=True) for o in model.text_encoders.values()]
     time_ids = torch.tensor([[resolution, resolution, 0, 0, resolution, resolution]]*len(input_ids), device=input_ids.device, dtype=model.unet.dtype)
     return torch.cat([o.hidden_states[-2] for o in both], -1), dict(text_embeds=both[1][0], time_ids=time_ids)
 
@@ -168,8 +168,8 @@ def one(args):
 def work(model, args):
     "Floating-point operations of a step, for a picture"
     from automode.counting import count_step
-    edge, second = args.resolution // model.vae_scale, model.text_encoder_2
-    found = count_step(model.unet, (edge, edge), model.tokenizer.model_max_length, None, second and second.config.projection_dim)
+    edge = args.resolution // model.vae_scale
+    found = count_step(model.unet, (edge, edge), model.tokenizer.model_max_length, model.family)
     return found.forward.flops + found.backward.flops
 
 def matrix_rate(args):
