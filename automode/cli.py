@@ -347,8 +347,8 @@ def generate(
     lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
     seed:int=0, # Seed of the first picture; the next one has the next seed
     num_images:int=1, # Pictures for each prompt
-    num_inference_steps:int=25, # Steps from noise to picture
-    guidance_scale:float=5.0, # How closely to keep to the prompt
+    num_inference_steps:int|None=None, # Denoising steps (default: the model family's, 25 for Stable Diffusion)
+    guidance_scale:float|None=None, # Classifier-free guidance scale (default: the model family's, 5 for Stable Diffusion)
     negative_prompt:str='', # What to keep away from
     resolution:int|None=None, # Edge in pixels; what the base was trained at when not given
     out:str='pics', # Folder for the pictures

@@ -15,7 +15,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from . import __version__
-from .core import HUB_ID, Problem, as_path, find_model, loading, make_generator
+from .core import BaseMismatch, HUB_ID, Problem, as_path, find_model, loading, make_generator
 from .core import pick_device, pick_dtype, progress, quiet
 from .images import read_texts, save_png, wrap_text
 from .family import family_of_pipeline
@@ -82,8 +82,7 @@ def put_lora(
         family = family_of_pipeline(pipeline)
         models = {o: getattr(pipeline, o) for o in (family.denoiser, *family.text_encoders)}
         try: pipeline.loaded_lora = load_lora(models, found, lora_scale, family)
-        except Problem as e:
-            if 'does not fit' not in str(e): raise
+        except BaseMismatch as e:
             raise Problem(f"the LoRA '{lora}' was trained on {info.get('ss_sd_model_name', 'another model')}, "
                           "which is of another kind; give that model as --base") from e
     else:

@@ -15,7 +15,7 @@ from typing import Any, Iterable
 import torch
 from safetensors import SafetensorError, safe_open
 
-from .core import Problem, as_path, make_printable
+from .core import BaseMismatch, Problem, as_path, make_printable
 from .family import layer_name, titles
 
 # %% ../nbs/06_layers.ipynb #d2533293
@@ -275,7 +275,7 @@ def change_of(
     "Compute what a layer of a LoRA, LoHa or LoKr does to a weight"
     wanted, is_there = (len(weight), weight[0].numel()), size_of_change(tensors)
     if is_there != wanted:
-        raise Problem(f"the LoRA does not fit the base: {layer} is {is_there[0]} x {is_there[1]} there and "
+        raise BaseMismatch(f"the LoRA does not fit the base: {layer} is {is_there[0]} x {is_there[1]} there and "
                       f"{wanted[0]} x {wanted[1]} in the base; give the base that it was made for")
     kind, rank, alpha = kind_of(tensors), rank_of(tensors), tensors.get('alpha')
     if kind == 'lora': change = _product(tensors, 'up', 'down', 'mid')
@@ -308,7 +308,7 @@ def with_length(
     length = tensors.get('magnitude', tensors.get('dora_scale'))
     rows = 'magnitude' in tensors or len(length) == len(weight)
     if length.numel() != weight.shape[0 if rows else 1]:
-        raise Problem(f"the LoRA does not fit the base: DoRA's lengths are {length.numel()} for {tuple(weight.shape[:2])}")
+        raise BaseMismatch(f"the LoRA does not fit the base: DoRA's lengths are {length.numel()} for {tuple(weight.shape[:2])}")
     if 'magnitude' in tensors: factor = length.view_as(row_norms(new))/row_norms(new)
     elif rows: factor = length.view_as(row_norms(weight))/row_norms(weight)
     else: factor = (length.view_as(row_norms(new.transpose(0, 1)))/row_norms(new.transpose(0, 1))).transpose(0, 1)

@@ -123,7 +123,7 @@ def check_model(
     if pipeline.unet.config.in_channels != 4 or 'beta_start' not in noise or noise.get('use_flow_sigmas'):
         raise Problem(f"'{name}' is a {type(pipeline).__name__} with {scheduler}; "
                       f'automode trains on {titles()} models that make images from noise')
-    if noise.get('prediction_type') not in PREDICTION_TYPES:
+    if noise.get('prediction_type') not in [*PREDICTION_TYPES]:
         raise Problem(f"'{name}' predicts {noise.get('prediction_type')!r:.40}; "
                       f"automode trains on {' and '.join(PREDICTION_TYPES)}")
     _check_parts(name, pipeline)

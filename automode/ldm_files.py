@@ -225,7 +225,7 @@ def _beside(path, part) -> dict:
 def _find_prediction(state, layout, metadata, beside) -> tuple[str, list[str]]:
     "What a file predicts; when its weights had to be asked, also a note"
     if says := beside.get('prediction_type') or _says_prediction(state, metadata):
-        if says not in PREDICTION_TYPES: raise Problem(f"the folder beside it says that it predicts {says!r:.40}; automode trains on {' and '.join(PREDICTION_TYPES)}")
+        if says not in [*PREDICTION_TYPES]: raise Problem(f"the folder beside it says that it predicts {says!r:.40}; automode trains on {' and '.join(PREDICTION_TYPES)}")
         return says, []
     if not layout.guesses: return 'epsilon', []
     found = guess_prediction(state)

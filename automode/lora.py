@@ -22,7 +22,7 @@ from peft import LoraConfig
 from safetensors.torch import save as to_safetensors
 
 from .adapters import adapter_layers
-from .core import Problem, as_path, quiet, whole_folder, write_whole
+from .core import BaseMismatch, Problem, as_path, quiet, whole_folder, write_whole
 from .family import Family, family_of_denoiser, family_of_lora, layer_name
 from .layers import alpha_of, bundled, change_of, kind_of, name_strange, open_lora, rank_of, read_layers, read_settings
 from .layers import read_tensor, row_norms, split_key
@@ -85,7 +85,7 @@ def base_weight(
     except AttributeError: module = None
     weight = getattr(module.get_base_layer() if hasattr(module, 'get_base_layer') else module, 'weight', None)
     if not isinstance(weight, torch.nn.Parameter):
-        raise Problem(f"the LoRA does not fit the base, which has no layer {layer}; give the base that it was made for")
+        raise BaseMismatch(f"the LoRA does not fit the base, which has no layer {layer}; give the base that it was made for")
     return weight
 
 def base_weights(
@@ -99,7 +99,7 @@ def base_weights(
         except Problem: lost.append(layer)
     if not lost: return found
     named = ', '.join(lost[:3]) + (', …' if len(lost) > 3 else '')
-    raise Problem(f"the LoRA does not fit the base, which has no place for {len(lost)} of its {len(names)} layers ({named}); "
+    raise BaseMismatch(f"the LoRA does not fit the base, which has no place for {len(lost)} of its {len(names)} layers ({named}); "
                   "give the base that it was made for")
 
 def with_dora_scale(

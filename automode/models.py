@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from .core import Problem, as_path, find_model, loading, make_printable, pick_device, pick_dtype, quiet, read_json
 from .family import Family, families, family_of_pipeline, titles
 from .ldm_files import read_config, read_single_file
-from .options import PREDICTION_TYPES
+from .options import PREDICTION_TYPES, QUANTIZATIONS
 
 # %% ../nbs/05_models.ipynb #7647725f
 @dataclass
@@ -127,8 +127,7 @@ def read_pipeline(
     **denoiser_settings, # Passed on to diffusers for the denoiser: see `quantization`
 ) -> DiffusionPipeline: # The whole pipeline, on the CPU; `family` is its family, `notes` are what the user should know of it
     "Read a pipeline from a folder, a single file or the Hub, and run nothing that comes with it"
-    if prediction_type not in (None, *PREDICTION_TYPES):
-        raise Problem(f"'{prediction_type}' is not a prediction type; say {' or '.join(PREDICTION_TYPES)}")
+    if prediction_type is not None: prediction_type = PREDICTION_TYPES.pick(prediction_type).name
     path, notes = find_model(path, 'base'), []
     if isinstance(path, Path) and not path.is_dir():
         family, parts = read_single_file(path, dtype, prediction_type, notes)
@@ -180,7 +179,7 @@ def quantization(
 ) -> dict: # What to pass on to diffusers
     "Settings for a frozen unet in 4 or 8 bits"
     if kind is None: return {}
-    if kind not in ('nf4', 'int8'): raise Problem(f"'{kind}' is not a way to quantize; say nf4 or int8")
+    kind = QUANTIZATIONS.pick(kind).name
     if not find_spec('bitsandbytes'):
         raise Problem(f'{kind} needs bitsandbytes, which is not installed; pip install bitsandbytes')
     if device.type in ('cpu', 'mps'):
