@@ -188,7 +188,7 @@ def test_completion_loads_nothing_heavy():
 # --- bad input
 
 BAD = {
-    'an empty folder': (['caption', 'empty'], "no pictures in 'empty'"),
+    'an empty folder': (['caption', 'empty'], "no images in 'empty'"),
     'a folder that is not there': (['caption', 'gone'], "'gone' is not there"),
     'a file for a folder': (['caption', 'text.txt'], 'text.txt'),
     'an address that is no picture': (['caption', 'https://localhost/x.png'], 'allow_private'),
@@ -198,7 +198,7 @@ BAD = {
     'nothing to check': (['check', 'gone'], 'gone'),
     'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
     'an empty folder to train on': (['train', 'empty'], "'empty'"),
-    'an empty folder to run on': (['run', 'empty'], "no pictures in 'empty'"),
+    'an empty folder to run on': (['run', 'empty'], "no images in 'empty'"),
     'a captioner that is not there': (['caption', 'uncaptioned', '--captioner', './gone'], 'neither a folder nor'),
     'a captioner out of reach': (['caption', 'uncaptioned', '--captioner', 'nobody/nothing'], 'not a folder here and could not be fetched'),
     'a base that is not there': (['train', 'captioned', '--base', 'C:\\models\\sd.ckpt'], 'neither a folder nor'),
@@ -212,7 +212,7 @@ BAD = {
     'a shell that is none': (['completion', 'tcsh'], 'bash, zsh, fish'),
     'no run to send': (['push', 'captioned', 'me/lora', '--dry_run'], 'not a training run'),
     'rank 0': (['train', 'captioned', '--rank', '0'], 'rank must be 1 or more, got 0'),
-    'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p is 50'),
+    'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p must be between 0 and 1, got 50'),
 }
 
 @pytest.fixture(scope='module')

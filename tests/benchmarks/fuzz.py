@@ -357,7 +357,7 @@ class Config:
     def read(self, path):
         from automode.config import TrainConfig, read_settings_of
         from automode.report import write_report
-        each(lambda: TrainConfig(**{k: v for k, v in read_settings_of(path).items() if k in TrainConfig.__dataclass_fields__}), lambda: write_report(path.parent.parent))
+        each(lambda: TrainConfig(**{k: v for k, v in read_settings_of(path, note=lambda told: None).items() if k in TrainConfig.__dataclass_fields__}), lambda: write_report(path.parent.parent))
 
 READERS = dict(rows=Rows, history=History, captions=Captions, lora=Lora, metadata=Metadata, ckpt=Ckpt, images=Images, toml=Toml, config=Config)
 
