@@ -72,7 +72,7 @@ def test_a_person_plays(lab, browser, playing):
     page.select_option('select[aria-label=LoRA]', 'step 10')
     other = wait_for_other(page, half)
     assert other[0] == first[0] and 'step 10' in page.inner_text('.amp-pair')
-    page.click('text=another')
+    page.click('.amp >> text=another')
     noise = wait_for_other(page, other)
     assert noise[0] != first[0]
     page.click('.amp-buttons >> text=save')
