@@ -273,7 +273,7 @@ def test_counts_and_places_are_said_once(tmp_path, capsys):
     table = folder/'metadata.jsonl'
     table.write_text(table.read_text() + 'broken{\n')
     shown = said(capsys, 'check', folder)
-    assert 'checked 1 picture, ' in shown
+    assert 'checked 1 image, ' in shown
     assert next(o for o in shown.splitlines() if 'not JSON' in o).count('line 2') == 1
     shown = said(capsys, 'captions', folder, '--prefix', 'x ', '--dry_run')
     assert 'rejected 1\n' in shown and not (folder/'rejected.jsonl').exists()
