@@ -214,8 +214,8 @@ def where_to_put(
     folder:Path=Path(), # What `lora` is relative to
 ) -> str: # Markdown
     "Where the programs of the field want the file"
-    fits = f"It fits the base that it was trained on, {as_code(base.name)}, and close relatives of that."
-    nodes = f"In **ComfyUI** copy {as_code(lora.name) if info['dora'] else 'it'} to `models/loras` and put a **Load LoRA** node behind the checkpoint."
+    fits = f"It works with {as_code(base.name)}, the base model it was trained on, and with models derived from the same base."
+    nodes = f"In **ComfyUI** copy {as_code(lora.name) if info['dora'] else 'it'} to `models/loras` and add a **Load LoRA** node after the checkpoint."
     prompt = lambda o: f"to `models/Lora` and write {as_code(f'<lora:{o.stem}:1>')} in the prompt"
     if not info['dora']: return f'In **A1111** copy {as_code(lora.name)} {prompt(lora)}. {nodes} {fits}'
     return f'{_dora_in_a1111(folder/lora, prompt)} {nodes} In **Forge** copy it {prompt(lora)}. {fits}'
@@ -257,11 +257,11 @@ def settings_table(
 ) -> str: # Markdown
     "How the LoRA was trained, a row for each setting that is known"
     rows = {'kind': adapter_name(info), 'rank': info['rank'], 'alpha': f"{info['alpha']:g}" if info['alpha'] is not None else None,
-            'steps': info.get('ss_steps') or config.get('max_train_steps'), 'pictures in a step': info.get('ss_total_batch_size'),
+            'steps': info.get('ss_steps') or config.get('max_train_steps'), 'total batch size': info.get('ss_total_batch_size'),
             'learning rate': f"{config['learning_rate']:g}" if config.get('learning_rate') else None,
-            'optimiser': config.get('optimizer'), 'schedule': config.get('lr_scheduler'),
-            'resolution': config.get('resolution'), 'pictures': config.get('num_images'), 'class pictures': config.get('num_class') or None,
-            'text encoder': 'trained too' if info['text_encoder'] else 'as it was', 'seed': config.get('seed')}
+            'optimizer': config.get('optimizer'), 'learning rate schedule': config.get('lr_scheduler'),
+            'resolution': config.get('resolution'), 'images': config.get('num_images'), 'class images': config.get('num_class') or None,
+            'text encoder': 'trained' if info['text_encoder'] else 'not trained', 'seed': config.get('seed')}
     return '\n'.join(['| setting | value |', '|---|---|'] + [as_row(k, as_code(v)) for k, v in rows.items() if v is not None])
 
 def _usage_section(
@@ -270,8 +270,8 @@ def _usage_section(
 ) -> str: # Markdown
     "How the LoRA is used"
     base = facts.base
-    note = f"\n\n{as_code(base.name)} is the base on the disk of whoever trained this; put in where you have it." if base.path else ''
-    if base == ('starter', None): note = '\n\nThe base ships with automode.'
+    note = f"\n\n{as_code(base.name)} is a path on the author's computer; replace it with your copy of the base model." if base.path else ''
+    if base == ('starter', None): note = '\n\nThe base model comes with automode.'
     lines = as_block(usage_lines(facts.lora, facts.info, base, prompt), 'python')
     where = where_to_put(facts.lora, base, facts.info)
     return f'In diffusers:\n\n{lines}{note}\n\n{where}'
@@ -281,15 +281,15 @@ def _licence_section(
 ) -> str: # Markdown
     "What the licence of the base is, as far as it is known"
     name = told.get('license_name') or told.get('license')
-    if not name: return 'The licence of the base is not known to automode. Look it up before you share this file: what it asks for goes on to a LoRA.'
+    if not name: return 'The license of the base model is unknown to automode. Look it up before you share this file: its terms apply to the LoRA too.'
     link = f", {as_code(told['license_link'])}" if 'license_link' in told else ''
-    return f"The base is under the licence {as_code(name)}{link}. What it asks for goes on to this LoRA."
+    return f"The license of the base model is {as_code(name)}{link}. Its terms apply to this LoRA too."
 
 # %% ../nbs/07_card.ipynb #c0fa765f
 def _num_images(config:dict) -> str: # e.g. `12 pictures`
     "Say how many pictures a LoRA was trained on"
     n = config.get('num_images')
-    return counted(n, 'picture') if type(n) is int else 'a few pictures'
+    return counted(n, 'image') if type(n) is int else 'a few images'
 
 def card_text(
     facts:Facts, # From `read_facts`
@@ -301,14 +301,14 @@ def card_text(
              as_row(*map(as_code, pictures.values()))]
     gallery, both = ['\n'.join(table)] if pictures else [], folder/'before_after.png'
     if both.exists() and not is_private(both, facts.captions):
-        gallery.append('![The same prompts from the same noise, without the LoRA and with it](before_after.png)')
+        gallery.append('![The same prompts and noise without the LoRA and with it](before_after.png)')
     best = folder/'best'/f"{config['name']}-best.safetensors"
     parts = [f"# {as_text(config['name'])}", f"A LoRA for {as_code(facts.base.name)}, trained with automode on {_num_images(config)}.", *gallery,
-             '## Words that call it', as_code(facts.words) if facts.words else 'None: it acts on every prompt.',
-             '## How to use it', _usage_section(facts, prompt),
-             '## How it was trained', settings_table(config, facts.info)]
-    if best.exists(): parts.append(f'An earlier step, {as_code(_step_of(best))}, did better on pictures that were held out; it is {as_code(f"best/{best.name}")}.')
-    parts += ['## Licence', _licence_section(licence)]
+             '## Trigger words', as_code(facts.words) if facts.words else 'None: it acts on every prompt.',
+             '## Usage', _usage_section(facts, prompt),
+             '## Training', settings_table(config, facts.info)]
+    if best.exists(): parts.append(f'An earlier step, {as_code(_step_of(best))}, has a lower validation loss; it is {as_code(f"best/{best.name}")}.')
+    parts += ['## License', _licence_section(licence)]
     return f'---\n{front_matter(facts, licence, pictures).strip()}\n---\n\n' + '\n\n'.join(parts) + '\n'
 
 def _step_of(lora:Path) -> str: # A number, or ?

@@ -75,8 +75,8 @@ def tell_starter(
     better = dict(captioner='Salesforce/blip-image-captioning-large', base='CompVis/stable-diffusion-v1-4')
     used = [o for o, name in models.items() if name == 'starter']
     if not used or int(os.environ.get('RANK', 0)) or Path(pictures).resolve().is_relative_to(data_path('samples').resolve()): return
-    print("note: the starter models know drawings of single things on white, and guess at all else; "
-          f"for photographs give {' '.join(f'--{o} {better[o]}' for o in used)}")
+    print("note: the starter models know drawings of single objects on white and guess at everything else; "
+          f"for photographs use {' '.join(f'--{o} {better[o]}' for o in used)}")
 
 # %% ../nbs/13_cli.ipynb #ccccb805
 def tell_syntax(
@@ -134,7 +134,7 @@ def close_run(
     "The last line of a training run"
     reasons, where = run.left_out.values(), f'{run.folder}/left_out.jsonl'
     if dataset: reasons, where = read_reasons(dataset), f'{dataset}/rejected.jsonl'
-    close(f"trained on {counted(run.config['num_images'], 'picture')}: {run.lora}", reasons, strict, where, told=True)
+    close(f"trained on {counted(run.config['num_images'], 'image')}: {run.lora}", reasons, strict, where, told=True)
 
 # %% ../nbs/13_cli.ipynb #81093a9c
 def least_sure(
@@ -151,34 +151,34 @@ def least_sure(
   automode caption holiday --recaption below=-1.5 --num_captions 5 --top_p 0.9
   automode caption holiday --captioner Qwen/Qwen2.5-VL-3B-Instruct --prompt "Describe this picture in one sentence."
   accelerate launch --multi_gpu --num_processes 4 -m automode.cli caption holiday""",
-         'the captions made so far are kept; the same command goes on from there')
+         'the captions made so far are kept; run the same command again to resume')
 def caption(
-    pictures:str, # Folder of pictures, the address of one (https://...), or a .txt file of addresses
+    pictures:str, # Folder of images, URL of one image (https://...), or .txt file of URLs
     captioner:str='starter', # starter, a folder, or a Hugging Face id such as Salesforce/blip-image-captioning-large
-    prompt:str|None=None, # Beginning of every caption (BLIP: a photography of); what a model that chats is asked
-    out:str|None=None, # Folder for a copy with captions, or for pictures from the web (default: beside the pictures; fetched)
-    keep_prompt:str='yes', # yes keeps the prompt in the caption, no drops it, other words take its place
-    num_captions:int|None=None, # Candidates for each picture; the surest becomes its caption
-    recaption:list[str]|None=None, # Captions to do again: below=SCORE, names of pictures, or a .txt file of names
-    overwrite:bool=False, # Do again all that a captioner has done; what a person edited or accepted stays
-    batch_size:int|None=None, # Pictures described at once; found out when not given
-    num_beams:int|None=None, # Sentences followed at once; 1 is fastest
-    max_new_tokens:int|None=None, # Tokens after the prompt, at the most (default: 30; 200 of a model that chats)
-    top_p:float|None=None, # Draw words by lot among the likeliest that make up this share, 0 to 1
-    seed:int|None=None, # Seed of that lot
-    background:str|None=None, # Colour behind transparent pictures, here and in all later steps (default: white)
-    timeout:float|None=None, # Seconds for each picture from the web
-    max_bytes:int|None=None, # The most bytes of a picture from the web
-    allow_private:bool=False, # Fetch pictures from this machine and its network too
-    prompt_template:str|None=None, # For models that chat: what is asked, {prompt} in it stands for the prompt
-    prefix:str|None=None, # For other models than BLIP: words in front of every caption
-    thresholds:float|None=None, # For taggers: least probability of a tag, 0 to 1
-    trust_remote_code:bool=False, # Run the code that comes with a model; read it first
-    strict:bool=False, # End with 1 when an image was rejected, or a file of the folder left out
-    device:str|None=None, # cpu, cuda, mps; the best there is when not given
-    dtype:str|None=None, # float32, float16, bfloat16: precision; chosen by the device when not given
+    prompt:str|None=None, # Beginning of every caption (BLIP: a photography of), or request to a chat model
+    out:str|None=None, # Folder for a copy with captions, or for images from the web (default: none; fetched)
+    keep_prompt:str='yes', # Keep the prompt in the caption: yes, no, or the words that replace it
+    num_captions:int|None=None, # Candidates per image; the one with the highest score becomes the caption (default: 1)
+    recaption:list[str]|None=None, # Captions to redo: below=SCORE, file names, or a .txt file of names
+    overwrite:bool=False, # Redo all captions of captioners; captions that you edited or accepted are kept
+    batch_size:int|None=None, # Images per forward pass (default: automatic)
+    num_beams:int|None=None, # Beam search width; 1 = greedy (default: 3)
+    max_new_tokens:int|None=None, # Maximum length in tokens, without the prompt (default: 30; 200 for chat models)
+    top_p:float|None=None, # Nucleus sampling probability, 0 to 1 (default: no sampling)
+    seed:int|None=None, # Sampling seed (default: 0)
+    background:str|None=None, # Background color of transparent images, for all later steps too (default: white)
+    timeout:float|None=None, # Time limit per image from the web, in seconds (default: 20)
+    max_bytes:int|None=None, # Size limit per image from the web, in bytes (default: 50000000)
+    allow_private:bool=False, # Allow URLs on this machine and its local network
+    prompt_template:str|None=None, # Request to a chat model; {prompt} in it is replaced by --prompt
+    prefix:str|None=None, # Words in front of every caption (all captioners that write, except BLIP)
+    thresholds:float|None=None, # Minimum probability of a tag, 0 to 1 (taggers)
+    trust_remote_code:bool=False, # Allow code from the model's repository; read it first
+    strict:bool=False, # Exit with 1 if an image was rejected or a file of the folder was left out
+    device:str|None=None, # cpu, cuda or mps (default: the best available)
+    dtype:str|None=None, # float32, float16 or bfloat16 (default: by the device)
 ) -> None:
-    "Describe each picture of a folder, and keep the captions in its metadata.jsonl"
+    "Caption the images of a folder, and write the captions to its metadata.jsonl"
     from automode.download import find_addresses
     look_first(captioner=captioner)
     if not find_addresses(pictures): read_first(pictures, strict=strict, names_count=False)
@@ -187,13 +187,13 @@ def caption(
     if int(os.environ.get('RANK', 0)): return
     for told in dataset.told: print(make_printable(f'note: {told}'))
     doubtful = least_sure(dataset)
-    if doubtful: print('The captions that it was least sure of:' if len(dataset) > 5 else 'The captions:')
+    if doubtful: print('Captions with the lowest scores:' if len(dataset) > 5 else 'Captions:')
     for o in doubtful: print(make_printable(f"  {o['file_name']}: {o['text']} ({o.get('score') or 'no score'})"))
     tell_starter(pictures, captioner=captioner)
-    print(f'Look them over in {dataset.folder}/metadata.jsonl.\n'
+    print(f'Review them in {dataset.folder}/metadata.jsonl.\n'
           f'Next: automode check {shell_word(dataset.folder)}, then automode train {shell_word(dataset.folder)} --out run')
     counts = dataset.counts
-    if counts['kept']: print(f"kept as a person wrote, accepted or changed it: {counted(counts['kept'], 'caption')}")
+    if counts['kept']: print(f"kept as written, accepted or edited: {counted(counts['kept'], 'caption')}")
     close(f"captioned {counts['captioned']}, skipped {counts['skipped']}", read_reasons(dataset.folder), strict)
 
 # %% ../nbs/13_cli.ipynb #1d626188
@@ -201,17 +201,17 @@ def caption(
   automode check holiday --base CompVis/stable-diffusion-v1-4 --token tiantian --class_word rabbit --strict""",
          'nothing was changed')
 def check(
-    dataset:str, # Folder of pictures, captioned or not
-    base:str='starter', # The base model to train on: starter, a folder, a file, or a Hugging Face id
-    resolution:int|None=None, # Edge of the pictures in pixels; what the base was trained at when not given
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing the subject is
-    multiple:int|None=None, # What the edges of buckets are a multiple of; 64, or 16 for a small base
-    near:int=6, # How far copies may differ to look alike, in bits of 64
-    most:int=5, # Pictures to name for each finding
-    strict:bool=False, # End with 1 when an image would be lost, a file is left out, or training would fail
+    dataset:str, # Folder of images, captioned or not
+    base:str='starter', # Base model to train on: starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
+    resolution:int|None=None, # Training resolution: edge of a square, in pixels (default: the base model's)
+    token:str|None=None, # Trigger: rare word that names the subject
+    class_word:str|None=None, # Class of the subject
+    multiple:int|None=None, # Bucket sizes are multiples of this number of pixels (default: 64; 16 for small base models)
+    near:int=6, # Maximum hash distance of near-duplicates, in bits of 64
+    most:int=5, # Images to list per finding
+    strict:bool=False, # Exit with 1 if an image would be lost, a file is left out, or training would fail
 ) -> None:
-    "Say what would go wrong in training, before it does: pictures, captions, tokens, copies, sizes"
+    "Check a dataset for problems before training: images, captions, tokens, duplicates, sizes"
     look_first(base=base)
     read_first(dataset, strict=strict)
     from automode.check import check_dataset
@@ -226,37 +226,37 @@ def check(
   automode captions holiday --undo""",
          'the captions are as they were before the last change; automode captions DATASET --undo takes that back')
 def captions(
-    dataset:str, # Folder of captioned pictures
-    find:str|None=None, # Text to replace
-    replace:str|None=None, # What to put there; nothing when not given
-    regex:bool=False, # Take --find and --where_text for regular expressions
-    whole_words:bool=False, # Find whole words only
-    ignore_case:bool=False, # Find upper and lower case alike
-    drop:list[str]|None=None, # Words and phrases to leave out, with commas between
-    drop_repeats:bool=False, # Leave out what a caption says twice
-    unescape:bool=False, # Take the backslash from escaped brackets: \(series\) becomes (series)
-    put_token:bool=False, # Put --token (or {token}, which training fills in) where the subject is not named
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing it is, as captions say it
-    prefix:str|None=None, # What comes before every caption; {token}, {class_word}, {name}, {folder} are filled in
-    suffix:str|None=None, # What comes after every caption
-    template:str|None=None, # Set captions to this, e.g. "a photo of {token} {class_word}"
-    existing:str|None=None, # With --template: skip captions that are there (default), keep those of a person, or overwrite
-    where_text:str|None=None, # Only captions that hold this
-    where_status:list[str]|None=None, # Only rows of this status: auto, edited, accepted, excluded
+    dataset:str, # Folder of captioned images
+    find:str|None=None, # Text to find
+    replace:str|None=None, # Replacement (default: nothing)
+    regex:bool=False, # Treat --find and --where_text as regular expressions
+    whole_words:bool=False, # Match whole words only
+    ignore_case:bool=False, # Ignore upper and lower case
+    drop:list[str]|None=None, # Words and phrases to remove, separated by commas
+    drop_repeats:bool=False, # Remove repeated phrases
+    unescape:bool=False, # Remove the backslash from escaped parentheses: \(series\) becomes (series)
+    put_token:bool=False, # Add --token (or {token}, filled in by training) to captions that do not name the subject
+    token:str|None=None, # Trigger: rare word that names the subject
+    class_word:str|None=None, # Class of the subject, as captions say it
+    prefix:str|None=None, # Text before every caption; {token}, {class_word}, {name} and {folder} are filled in
+    suffix:str|None=None, # Text after every caption
+    template:str|None=None, # New text of the captions, e.g. "a photo of {token} {class_word}"
+    existing:str|None=None, # With --template or --from: skip existing captions (default), keep the ones you edited, or overwrite all
+    where_text:str|None=None, # Only captions that contain this text
+    where_status:list[str]|None=None, # Only rows with this status: auto, edited, accepted, excluded
     below:float|None=None, # Only captions with a lower score
     missing:str|None=None, # Only captions without this word or phrase
-    names:list[str]|None=None, # Only these pictures; * stands for anything
+    names:list[str]|None=None, # Only these images; * matches anything
     show:int|None=None, # Captions to show
-    from_:str|None=None, # Captions to set: a .json, .jsonl or .csv file with file_name and text, or a folder whose text files or tables changed
+    from_:str|None=None, # Import captions: a .json, .jsonl or .csv file, or a folder whose text files or tables changed
     words:bool=False, # Only count the words of the captions
-    history:bool=False, # Only list the changes that were made
-    undo:bool=False, # Take back the last change; again, the one before
-    redo:bool=False, # Make it again
-    dry_run:bool=False, # Show what would change, and write nothing
-    strict:bool=False, # End with 1 when something in the dataset was rejected
+    history:bool=False, # Only list the changes
+    undo:bool=False, # Undo the last change; repeat to go further back
+    redo:bool=False, # Redo the last undone change
+    dry_run:bool=False, # Show the changes without writing them
+    strict:bool=False, # Exit with 1 if something in the dataset was rejected
 ) -> None:
-    "Change many captions at once: find and replace, drop, prefix, token; with a preview, and undo"
+    "Edit many captions at once: find and replace, drop, prefix, trigger; with preview and undo"
     from automode import edits, history as past
     from automode.folder import as_dataset, take_outside
     if words: return print(edits.count_words(as_dataset(dataset)))
@@ -282,23 +282,23 @@ def captions(
 @command("""automode convert holiday for_kohya --to kohya --repeats 10 --token tiantian --class_word rabbit
   automode convert for_kohya/dataset.toml again --to automode
   automode convert holiday shards --to webdataset""",
-         'what is converted so far is kept; the same command goes on from there')
+         'the images converted so far are kept; run the same command again to resume')
 def convert(
-    src:str, # Folder of captioned images, of any program; kohya's .toml, a .tar, a .parquet, or the id of a dataset on the Hub
-    out:str, # Folder for the result
+    src:str, # Folder of captioned images in any format; a kohya .toml, a .tar, a .parquet, or a dataset id of the Hub
+    out:str, # Output folder
     to:str|None=None, # Format to write: {formats} (default: kohya, or automode for a source in kohya's formats)
     from_:str|None=None, # Format of the source: {formats} (default: detected)
-    token:str|None=None, # Rare word that names the subject, for {token} in captions
-    class_word:str|None=None, # What kind of thing the subject is
-    repeats:int|None=None, # For kohya: how often a picture is shown in an epoch (default: as its row says, or 1)
-    text_column:str|None=None, # For imagefolder: the column with the caption
-    caption_extension:str='.txt', # For kohya and sidecars: .txt or .caption
-    shard_pictures:int=1000, # For webdataset: pictures in a file
-    shard_bytes:int=1 << 30, # For webdataset: bytes in a file, about
-    link:bool=False, # Make hard links in place of copies, where the disk can
-    strict:bool=False, # End with 1 when an image was rejected, or a file of the folder left out
+    token:str|None=None, # Trigger: rare word that names the subject, for {token} in captions
+    class_word:str|None=None, # Class of the subject
+    repeats:int|None=None, # Repeats of an image per epoch (kohya; default: as in its row, or 1)
+    text_column:str|None=None, # Column of the captions (imagefolder)
+    caption_extension:str='.txt', # .txt or .caption (kohya and sidecars)
+    shard_pictures:int=1000, # Images per .tar file (webdataset)
+    shard_bytes:int=1 << 30, # Approximate size of a .tar file, in bytes (webdataset)
+    link:bool=False, # Make hard links instead of copies, where possible
+    strict:bool=False, # Exit with 1 if an image was rejected or a file of the folder was left out
 ) -> None:
-    "Bring captioned pictures from one program's format to another's; what is there stays as it is"
+    "Convert captioned images from one format to another; the source is not changed"
     from automode.convert import convert as convert_pictures
     done = convert_pictures(src, **given(locals(), 'src', 'convert_pictures', 'strict'))
     for o in done.rejected[:20]: print(make_printable(f"rejected: {o['reason']}" if o['file_name'] in o['reason'] else f"rejected: {o['file_name']}: {o['reason']}"), file=sys.stderr)
@@ -311,23 +311,23 @@ def convert(
   automode train tiantian --token tiantian --class_word rabbit --class_images rabbits --out tiantian-lora
   automode train --config run/config.json --out again
   accelerate launch --multi_gpu --num_processes 2 -m automode.cli train holiday --out run""",
-         'the same command goes on from there', settings=True)
+         'run the same command again to resume', settings=True)
 def train(
-    pictures:Place=Place(''), # Folder of captioned pictures; any pictures when a --token is given
+    pictures:Place=Place(''), # Folder of captioned images; with --token, any images
     base:str|None=None, # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id (default: starter)
-    out:str='run', # Folder for the run; one that was stopped goes on
-    name:str|None=None, # Name of the LoRA file; the last part of --out when not given
-    class_images:str|None=None, # Folder of pictures of other things of that class, for prior preservation
-    config:str|None=None, # config.json of another run: its settings, where no flag says otherwise
-    strict:bool=False, # End with 1 when an image was rejected, or a file of the folder left out
-    device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    out:str='run', # Folder of the run; a stopped run in it is resumed
+    name:str|None=None, # Name of the LoRA file (default: the last part of --out)
+    class_images:str|None=None, # Folder of class images, for prior preservation
+    config:str|None=None, # config.json of another run, for its settings; flags override them
+    strict:bool=False, # Exit with 1 if an image was rejected or a file of the folder was left out
+    device:str|None=None, # cpu, cuda or mps (default: the best available)
     **settings,
 ) -> None:
-    "Train a LoRA on a folder of captioned pictures"
+    "Train a LoRA on a folder of captioned images"
     from automode.config import read_settings_of
     flags = (read_settings_of(config) if config else {}) | given(locals(), 'config', 'strict', 'read_settings_of', 'out')
     pictures = flags.pop('pictures') or flags.get('dataset')
-    if not pictures: raise Problem('PICTURES is missing; give a folder of captioned pictures: automode train holiday')
+    if not pictures: raise Problem('PICTURES is missing; give a folder of captioned images: automode train holiday')
     flags |= dict(dataset=pictures, base=flags.get('base', 'starter'))
     look_first(base=flags['base'])
     read_first(pictures, not (flags.get('token') or flags.get('class_word')), strict)
@@ -339,31 +339,31 @@ def train(
 
 # %% ../nbs/13_cli.ipynb #7845caaf
 @command('automode generate --lora run/run.safetensors --prompt "a picture of a fox" --num_images 4 --out pics',
-         'the pictures drawn so far are kept')
+         'the images generated so far are kept')
 def generate(
-    prompt:list[str]=None, # What to draw; several prompts may follow
+    prompt:list[str]=None, # One prompt or several
     base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
     lora:str|None=None, # LoRA file, or the folder of a run
-    lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
-    seed:int=0, # Seed of the first picture; the next one has the next seed
-    num_images:int=1, # Pictures for each prompt
+    lora_scale:float=1.0, # Strength of the LoRA: 0 = off, 1 = as trained
+    seed:int=0, # Seed of the first image; each further image adds 1
+    num_images:int=1, # Images per prompt
     num_inference_steps:int|None=None, # Denoising steps (default: the model family's, 25 for Stable Diffusion)
     guidance_scale:float|None=None, # Classifier-free guidance scale (default: the model family's, 5 for Stable Diffusion)
-    negative_prompt:str='', # What to keep away from
-    resolution:int|None=None, # Edge in pixels; what the base was trained at when not given
-    out:str='pics', # Folder for the pictures
-    batch_size:int|None=None, # Pictures drawn at once
-    device:str|None=None, # cpu, cuda, mps; the best there is when not given
-    dtype:str|None=None, # float32, float16, bfloat16: precision; chosen by the device when not given
-    prediction_type:str|None=None, # epsilon or v_prediction, for a single file that does not say which (default: as the LoRA or the base says)
+    negative_prompt:str='', # Negative prompt
+    resolution:int|None=None, # Edge of the images, in pixels (default: the base model's)
+    out:str='pics', # Output folder
+    batch_size:int|None=None, # Images per forward pass (default: 8)
+    device:str|None=None, # cpu, cuda or mps (default: the best available)
+    dtype:str|None=None, # float32, float16 or bfloat16 (default: by the device)
+    prediction_type:str|None=None, # epsilon or v_prediction, for a single file that does not say which (default: from the LoRA or the base)
 ) -> None:
-    "Draw pictures with a base model and a LoRA"
+    "Generate images with a base model and a LoRA"
     if not prompt: raise Problem('there is nothing to draw; give --prompt "a picture of ..."')
     tell_syntax(prompt)
     look_first(base=base)
     from automode.generate import generate as draw
     images = draw(prompt, **given(locals(), 'prompt', 'draw'))
-    print(f"{counted(len(images), 'picture')} in {out}")
+    print(f"{counted(len(images), 'image')} in {out}")
 
 # %% ../nbs/13_cli.ipynb #e948382e
 LORA_ACTIONS = 'info', 'convert', 'resize', 'merge'
@@ -376,17 +376,17 @@ LORA_ACTIONS = 'info', 'convert', 'resize', 'merge'
          'nothing was written')
 def lora(
     action:str, # info, convert, resize or merge
-    lora:list[str], # A LoRA file: ours, or one of kohya's, diffusers', A1111's; or a run's folder; for merge several
-    out:str|None=None, # The new file; with --base a folder for the new model
-    to:str='kohya', # For convert: kohya (A1111 and ComfyUI too), diffusers, or plain (for A1111, from a DoRA; needs --base)
-    base:str|None=None, # For merge: the base to add it to. For convert: the base of a DoRA
-    weights:list[str]|None=None, # For merge: how strongly each acts, the first one's first (default: 1 each)
-    rank:int|None=None, # For resize: rank at the most
-    conv_rank:int|None=None, # For resize: the same for 3x3 convolutions (default: --rank)
-    energy:float|None=None, # For resize: share of the change to keep, above 0 and up to 1; each layer gets the rank it needs
-    dtype:str|None=None, # float32, float16, bfloat16: precision of the result (default: as it was; with --base float32)
+    lora:list[str], # LoRA file of automode, kohya, diffusers or A1111, or the folder of a run; several for merge
+    out:str|None=None, # Output file; with --base, folder of the merged model
+    to:str='kohya', # Format for convert: kohya (also for A1111 and ComfyUI), diffusers, or plain (from a DoRA, for A1111; needs --base)
+    base:str|None=None, # Base model: to merge into, or of the DoRA to convert
+    weights:list[str]|None=None, # Strength of each LoRA for merge, in order (default: 1)
+    rank:int|None=None, # Maximum rank for resize
+    conv_rank:int|None=None, # Maximum rank of 3x3 convolutions for resize (default: --rank)
+    energy:float|None=None, # Share of the change to keep for resize, above 0 and at most 1; each layer gets the rank that it needs
+    dtype:str|None=None, # float32, float16 or bfloat16 (default: as in the file; float32 with --base)
 ) -> None:
-    "Look into a LoRA file, convert it, make it smaller, or merge several"
+    "Show, convert, resize or merge LoRA files"
     if action not in LORA_ACTIONS: raise Problem(f"'{shorten(action)}' is none of {', '.join(LORA_ACTIONS)}")
     if action != 'info' and out is None: raise Problem('say where to write: --out')
     if action != 'merge' and len(lora) > 1: raise Problem(f'{action} takes one LoRA file; give one at a time')
@@ -412,31 +412,31 @@ def lora(
   automode push run me/tiantian-lora --private""", 'the hub has nothing new; the same command sends it')
 def push(
     run:str, # Folder of a finished run
-    repo:str, # Where to on the Hugging Face hub, as USER/NAME
-    private:bool=False, # To be seen by its owner alone
-    dry_run:bool=False, # Say what would be sent and where, and send nothing
-    with_captions:bool=False, # Send the captions of the training too: in the LoRA file, and in a card that quotes them
+    repo:str, # Repository on the Hub: USER/NAME
+    private:bool=False, # Make the repository private
+    dry_run:bool=False, # List what would be uploaded, without uploading
+    with_captions:bool=False, # Upload the training captions too: in the LoRA file, and in a card that quotes them
 ) -> None:
-    "Send a LoRA, its card and its pictures to the Hugging Face hub; first it says exactly what"
+    "Upload a LoRA, its card and its images to the Hugging Face Hub, after a list of all files"
     from automode.push import push as send
     if address := send(**given(locals(), 'send')): print(f'Open {address}')
 
 # %% ../nbs/13_cli.ipynb #8486dc70
-@command('automode run holiday --captioner starter --base starter --out out', 'the same command goes on from there',
+@command('automode run holiday --captioner starter --base starter --out out', 'run the same command again to resume',
          settings=True)
 def run(
-    pictures:str, # Folder of pictures
+    pictures:str, # Folder of images
     captioner:str='starter', # starter, a folder, or a Hugging Face id such as Salesforce/blip-image-captioning-large
-    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id like CompVis/stable-diffusion-v1-4
-    out:str='out', # Folder for everything: dataset, run, before_after.png, report.html
+    base:str='starter', # starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id such as CompVis/stable-diffusion-v1-4
+    out:str='out', # Output folder: dataset, run, before_after.png, report.html
     prompt:str|None=None, # Beginning of every caption
     name:str|None=None, # Name of the LoRA file
-    background:str|None=None, # Colour behind transparent pictures (default: white)
-    strict:bool=False, # End with 1 when an image was rejected, or a file of the folder left out
-    device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    background:str|None=None, # Background color of transparent images (default: white)
+    strict:bool=False, # Exit with 1 if an image was rejected or a file of the folder was left out
+    device:str|None=None, # cpu, cuda or mps (default: the best available)
     **settings,
 ) -> None:
-    "Do it all: caption the pictures, train a LoRA, draw without and with it, write a report"
+    "Run all steps: caption the images, train a LoRA, generate with and without it, write a report"
     look_first(captioner=captioner, base=base)
     read_first(pictures, strict=strict, names_count=False)
     tell_starter(pictures, captioner=captioner, base=base)
@@ -446,13 +446,13 @@ def run(
     close_run(finished, strict, f'{out}/dataset')
 
 # %% ../nbs/13_cli.ipynb #4390759e
-@command('automode demo --out demo', 'the same command goes on from there')
+@command('automode demo --out demo', 'run the same command again to resume')
 def demo(
-    out:str='demo', # Folder for everything: dataset, run, before_after.png, report.html
-    max_train_steps:int|None=None, # Steps; as many as show the style when not given
-    device:str|None=None, # cpu, cuda, mps; the best there is when not given
+    out:str='demo', # Output folder: dataset, run, before_after.png, report.html
+    max_train_steps:int|None=None, # Optimizer steps (default: enough to show the style)
+    device:str|None=None, # cpu, cuda or mps (default: the best available)
 ) -> None:
-    "Show what automode does, on the pictures and models that come with it: a few minutes on a laptop, no network"
+    "Run all steps on the built-in images and models: a few minutes on a laptop, no network"
     from automode.auto import demo as run_demo
     run_demo(**given(locals(), 'run_demo'))
     print(f'Open {out}/report.html')
@@ -460,23 +460,23 @@ def demo(
 # %% ../nbs/13_cli.ipynb #d5766c40
 @command('automode dreambooth --project_name rabbit --training_model starter --training_images samples '
          '--max_training_steps 500 --token tiantian --class_word rabbit --flip_p 0',
-         'the same command goes on from there')
+         'run the same command again to resume')
 def dreambooth(
-    project_name:str|None=None, # Name of the project, and of its folder
-    training_model:str|None=None, # Base model: starter, a folder, a file, or a Hugging Face id
-    training_images:str|None=None, # Folder of pictures of the subject
-    regularization_images:str|None=None, # Folder of pictures of other things of that class
-    max_training_steps:int|None=None, # Steps
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing the subject is
+    project_name:str|None=None, # Name of the project and of its folder
+    training_model:str|None=None, # Base model: starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id
+    training_images:str|None=None, # Folder of images of the subject
+    regularization_images:str|None=None, # Folder of class images
+    max_training_steps:int|None=None, # Optimizer steps
+    token:str|None=None, # Trigger: rare word that names the subject
+    class_word:str|None=None, # Class of the subject
     token_only:bool=False, # Train the token without a class word
-    flip_p:float=0.5, # Share of pictures that are mirrored, 0 to 1
-    learning_rate:float=1e-6, # As for training all weights; the LoRA is trained with a larger one, which is printed
-    save_every_x_steps:int=0, # Keep a checkpoint every so many steps; 0 keeps none but the last
-    seed:int=23, # Seed of everything random
-    gpu:int=0, # Number of the GPU, where there are several
+    flip_p:float=0.5, # Probability of a horizontal flip, 0 to 1
+    learning_rate:float=1e-6, # Learning rate for full fine-tuning; the LoRA gets a higher one, which is printed
+    save_every_x_steps:int=0, # Steps between checkpoints; 0 keeps only the last
+    seed:int=23, # Random seed
+    gpu:int=0, # Index of the GPU
     debug:bool=False, # Log every step
-    config_file_path:str|None=None, # JSON file with these settings; where a flag says otherwise, the file counts
+    config_file_path:str|None=None, # JSON file of these settings; it overrides the flags
 ) -> None:
     "Train a subject's LoRA with the flags of JoePenna's Dreambooth-Stable-Diffusion"
     if not config_file_path: look_first(training_images, **given(dict(base=training_model)))
@@ -525,7 +525,7 @@ def flag_words() -> dict[str,tuple]: # By a flag's name, or by a command's and i
 def completion(
     shell:str, # bash, zsh or fish
 ) -> None:
-    "Print a script that lets Tab complete the commands, their flags and what these take"
+    "Print the completion script of a shell"
     from automode.completion import completion_script
     print(completion_script(shell, {o: command_parser(o) for o in commands}, flag_words()), end='')
 
@@ -567,7 +567,7 @@ def overview() -> str: # For the terminal
     width = max(map(len, commands))
     rows = '\n'.join(f'  {name:{width}}  {function.__doc__}' for name, (function, *_) in commands.items())
     examples = '\n'.join(f'  {commands[o][1].splitlines()[0]}' for o in ('demo', 'run', 'caption', 'check', 'train', 'generate'))
-    return ('usage: automode COMMAND [flags]\n\nFrom a folder of pictures to a LoRA you can use.\n\n'
+    return ('usage: automode COMMAND [flags]\n\nFrom a folder of images to a LoRA you can use.\n\n'
             f'commands:\n{rows}\n\nexamples:\n{examples}\n\n'
             f'automode COMMAND --help lists the flags of a command; automode --version says {__version__}.\n'
             'To complete them with Tab: source <(automode completion bash), or zsh; in fish: automode completion fish | source.\n')

@@ -18,11 +18,12 @@ from PIL import Image
 from .core import Problem, as_path, counted, make_printable, progress, shell_word, shorten
 from .dataset import Dataset, find_metadata
 from .filling import Output, fill_folder
-from .formats import Contents, Format, Found, Notes, formats, load_function, note_unused, readable, writable
+from .formats import Contents, Format, Found, Notes, formats, note_unused, readable, writable
 from .formats_export import WriterOptions
 from .formats_imagefolder import plain_columns
 from .formats_stored import image_name, is_stored
 from .images import IMAGE_SUFFIXES, TEXT_SUFFIXES, Listing, is_inside
+from .options import load_name
 from .rows import METADATA, form_trouble, format_row, new_row, picture_key, row_trouble
 from .sidecars import Sidecars
 
@@ -246,7 +247,7 @@ class Converted:
 def _row_for(to:Format, row:dict, options:WriterOptions) -> dict:
     "Fill in the captions of a row, unless the format keeps placeholders"
     if not to.filler: return row
-    fill = load_function(to.filler)
+    fill = load_name(to.filler)
     keys:dict = dict(text=fill(row.get('text') or '', options.token, options.class_word))
     if isinstance(row.get('captions'), list):
         keys['captions'] = [fill(o, options.token, options.class_word) for o in row['captions'] if isinstance(o, str)]

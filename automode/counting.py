@@ -167,7 +167,7 @@ def _one_step(
     device = _LikeADevice(counting, autocast)
     _checkpoint(denoiser, encoders, checkpointing, device)
     make, shapes = partial(torch.zeros, device='meta'), family.input_shapes(denoiser, tokens)
-    channels = getattr(denoiser.config, 'in_channels')
+    channels = denoiser.config.in_channels
     levels, ids = make(n, dtype=torch.long), make(n, max(1, len(encoders)), tokens, dtype=torch.long)
     with counting, device:
         noisy_latents = torch.empty(n, channels, *latent_size, device='meta')

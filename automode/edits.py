@@ -8,15 +8,16 @@ __all__ = ['SECONDS', 'EXISTING', 'fill_template', 'is_tag_list', 'add_prefix', 
            'edit_captions', 'WordCounts', 'count_words', 'read_captions', 'list_edits', 'change_captions']
 
 # %% ../nbs/03_edits.ipynb #83c78ef4
-import csv, io, re
+import re
 from collections import Counter
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Callable, Iterable, NamedTuple
+from typing import Any, Callable, Iterable, NamedTuple
 
-from .core import Problem, as_html, as_path, make_printable, parse_json, progress, read_file
+from .core import Problem, as_html, as_path, make_printable, parse_json, progress, read_file, shorten
 from .dataset import Dataset, subject_words
+from .formats import FILE_COLUMNS, choose_column, find_column, read_table
 from .history import Changes, make_changes, open_dataset
 from .lock import lock_dataset
 from .rows import STATUSES, picture_key
@@ -425,27 +426,37 @@ def count_words(
     return WordCounts(words.most_common(), [(' '.join(o), n) for o, n in phrases.most_common() if n > 1], captions)
 
 # %% ../nbs/03_edits.ipynb #b2fee99c
+def _read_rows(path:Path, kind:str) -> Any:
+    "Read the rows of a file, whatever they are"
+    if kind == '.csv': return [row for _, row in read_table(path)]
+    try:
+        text = read_file(path).decode('utf-8-sig')
+        return parse_json(text) if kind == '.json' else [parse_json(o) for o in text.split('\n') if o.strip()]
+    except ValueError as e:
+        raise Problem(f"'{path}' could not be read as {kind[1:].upper()} ({e}); fix it") from None
+
 def read_captions(
     path:str|Path, # Path of a `.json`, `.jsonl` or `.csv` file
 ) -> dict[str,str]: # Captions by `file_name`
-    "Read captions from one file"
+    "Read captions from one file, from the columns that hold them in any dataset"
     path, kind = as_path(path), Path(path).suffix.lower()
     if kind not in ('.json', '.jsonl', '.csv'):
         raise Problem(f"'{path}' is not a .json, .jsonl or .csv file; give such a file")
-    data = read_file(path)
-    if data is None: raise Problem(f"'{path}' is not there; check its name")
-    try:
-        text = data.decode('utf-8-sig')
-        if kind == '.csv': rows = list(csv.DictReader(io.StringIO(text, newline='')))
-        else: rows = parse_json(text) if kind == '.json' else [parse_json(o) for o in text.split('\n') if o.strip()]
-    except (ValueError, csv.Error) as e:
-        raise Problem(f"'{path}' could not be read as {kind[1:].upper()} ({e}); fix it") from None
+    if not path.exists(): raise Problem(f"'{path}' is not there; check its name")
+    rows = _read_rows(path, kind)
     if not rows: raise Problem(f"'{path}' holds no captions; give a file that does")
     if isinstance(rows, dict): rows = [dict(file_name=name, text=text) for name, text in rows.items()]
+    known = [o for o in rows if isinstance(o, dict)] if isinstance(rows, list) else []
+    columns = list(dict.fromkeys(k for o in known for k in o))
+    file, text = find_column(columns, FILE_COLUMNS), choose_column(known)
+    if known and not (file and text):
+        raise Problem(f"'{path}' must have a column of file names and one of captions, got {shorten(', '.join(columns))}",
+                      'call them file_name and text')
     for n, o in enumerate(rows if isinstance(rows, list) else [None], 1):
-        if not isinstance(o, dict) or not all(isinstance(o.get(key), str) for key in ('file_name', 'text')):
-            raise Problem(f"row {n} of '{path}' must have a \"file_name\" and a \"text\" that are text; fix it")
-    return {picture_key(o): o['text'] for o in rows}
+        if isinstance(o, ValueError): raise Problem(f"row {n} of '{path}' cannot be used: {o.args[0]}")
+        if not isinstance(o, dict) or not all(isinstance(o.get(key), str) for key in (file, text)):
+            raise Problem(f"row {n} of '{path}' must have a file name and a caption that are text; fix it")
+    return {picture_key(dict(file_name=o[file])): o[text] for o in rows}
 
 # %% ../nbs/03_edits.ipynb #11852f28
 _drop_repeats, _put_token = drop_repeats, put_token # Functions hidden by parameters of the same name
@@ -496,7 +507,7 @@ def _add_hints(result:Changes, captions:dict[str,str], template:str, existing:st
     strangers = len(captions.keys() - {picture_key(o) for o in result.dataset})
     if strangers: result.closing += f"; {strangers} of the file belong{'s'*(strangers == 1)} to no image here"
     if not result.changes and (captions or template) and existing != 'overwrite':
-        result.closing += f"; existing='{existing}' leaves existing captions"
+        result.closing += f"; existing captions are kept (existing is '{existing}'; overwrite replaces them)"
     return result
 
 # %% ../nbs/03_edits.ipynb #2ffa9016

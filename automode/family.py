@@ -9,10 +9,10 @@ __all__ = ['FAMILIES', 'Targets', 'ModuleNames', 'Family', 'Known', 'register', 
 # %% ../nbs/05_family.ipynb #96793a64
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
 from .core import Problem
+from .options import Option, Options
 
 # %% ../nbs/05_family.ipynb #b97f0cac
 class Targets(NamedTuple):
@@ -139,31 +139,32 @@ class Family:
         return self.targets if self.is_denoiser(model) else self.text_targets
 
 # %% ../nbs/05_family.ipynb #49bc4abd
-class Known(NamedTuple):
-    "An entry of the registry"
-    title:str # Name for people
-    place:Any # Module and name of the `Family`, or the `Family` itself
+@dataclass(frozen=True)
+class Known(Option):
+    "Entry of a family; `help` is its title, `make` its record as `module:attribute`"
+    family:Family|None=None # Record of a family that is registered at run time
 
-FAMILIES = dict(sd_v1=Known('Stable Diffusion 1.x', 'automode.sd:SD_V1'),
-                sd_v2=Known('Stable Diffusion 2.x', 'automode.sd:SD_V2'),
-                sdxl=Known('Stable Diffusion XL', 'automode.sdxl:SDXL')) # Every family, by its name
+    def load(self) -> Family:
+        "The record of the family"
+        return self.family or super().load()
+
+FAMILIES = Options('family', # Every family
+    Known('sd_v1', 'Stable Diffusion 1.x', 'automode.sd:SD_V1'),
+    Known('sd_v2', 'Stable Diffusion 2.x', 'automode.sd:SD_V2'),
+    Known('sdxl', 'Stable Diffusion XL', 'automode.sdxl:SDXL'))
 
 def register(
-    family:Family, # A family, which replaces one of the same name
+    family:Family, # Family, which replaces one of the same name
 ) -> Family: # The same
     "Make a family known"
-    FAMILIES[family.name] = Known(family.title, family)
+    FAMILIES.add(Known(family.name, family.title, family=family))
     return family
 
 def get_family(
     name:str, # Name of a family
 ) -> Family: # Its record
-    "A family by its name"
-    if name not in FAMILIES: raise Problem(f"'{name}' is not a model family; choose from {', '.join(FAMILIES)}")
-    place = FAMILIES[name].place
-    if not isinstance(place, str): return place
-    module, _, attribute = place.partition(':')
-    return getattr(import_module(module), attribute)
+    "Find a family by its name"
+    return FAMILIES.pick(name).load()
 
 def families() -> list[Family]: # Later ones first: they are the more particular
     "Every family"
@@ -173,7 +174,7 @@ def titles(
     last:str='and', # Word before the last one
 ) -> str: # e.g. `A, B and C`
     "The names of all families for people, in one phrase"
-    *first, end = (o.title for o in FAMILIES.values())
+    *first, end = (o.help for o in FAMILIES.values())
     return f"{', '.join(first)} {last} {end}" if first else end
 
 # %% ../nbs/05_family.ipynb #b355613d

@@ -6,8 +6,7 @@
 __all__ = ['FILE_COLUMNS', 'CAPTION_COLUMNS', 'OUR_KEYS', 'MAX_REPEATS', 'formats', 'Found', 'Notes', 'is_usable_name',
            'unusable_name', 'first_line', 'find_beside', 'note_unused', 'note_sidecars', 'find_all_beside',
            'find_others', 'find_column', 'read_table', 'find_tables', 'choose_column', 'find_caption',
-           'repeats_trouble', 'is_ours', 'note_columns', 'Contents', 'most_fit', 'Format', 'load_function', 'readable',
-           'writable']
+           'repeats_trouble', 'is_ours', 'note_columns', 'Contents', 'most_fit', 'Format', 'readable', 'writable']
 
 # %% ../nbs/02_formats.ipynb #eb9f9636
 import csv, importlib, itertools
@@ -20,7 +19,7 @@ from typing import Any, Callable, Iterable, Iterator, NamedTuple
 from .core import Problem, as_path, shorten
 from .filling import Part
 from .images import Listing, find_images, list_folder
-from .options import Option, Options
+from .options import Option, Options, load_name
 from .rows import STATUSES, new_row, parse_row, row_trouble
 from .sidecars import Sidecars, caption_keys, caption_lines, is_binary
 
@@ -354,21 +353,14 @@ class Format(Option):
     @property
     def write(self) -> Callable|None: # None if it is read-only
         "Load the writer"
-        return load_function(self.writer) if self.writer else None
+        return load_name(self.writer) if self.writer else None
 
     def recognize(
         self,
         contents:Contents, # What a folder holds
     ) -> Iterator[tuple[float,str]]: # Certainty and reason
         "Look for signs of this format"
-        if self.recognizer: yield from load_function(self.recognizer)(contents)
-
-def load_function(
-    name:str, # Name as `module:attribute`
-) -> Callable: # Function
-    "Import a function"
-    module, _, attribute = name.partition(':')
-    return getattr(importlib.import_module(module), attribute)
+        if self.recognizer: yield from load_name(self.recognizer)(contents)
 
 # %% ../nbs/02_formats.ipynb #2b28cec6
 _keys = 'line breaks, excluded images, all other keys'

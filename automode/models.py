@@ -11,7 +11,6 @@ __all__ = ['BaseModel', 'family_of_class', 'read_pipeline', 'count_weights', 'qu
 import copy, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from .core import Problem, as_path, find_model, loading, make_printable, pick_device, pick_dtype, quiet, read_json
 from .family import Family, families, family_of_pipeline, titles
 from .ldm_files import read_config, read_single_file
-from .options import PREDICTION_TYPES, QUANTIZATIONS
+from .options import PREDICTION_TYPES, QUANTIZATIONS, find_missing
 
 # %% ../nbs/05_models.ipynb #7647725f
 @dataclass
@@ -180,8 +179,7 @@ def quantization(
     "Settings for a frozen unet in 4 or 8 bits"
     if kind is None: return {}
     kind = QUANTIZATIONS.pick(kind).name
-    if not find_spec('bitsandbytes'):
-        raise Problem(f'{kind} needs bitsandbytes, which is not installed; pip install bitsandbytes')
+    if missing := find_missing(dict(quantize=kind)): raise Problem(missing[0])
     if device.type in ('cpu', 'mps'):
         raise Problem(f'{kind} needs a GPU, and the device is {device.type}; leave quantize out')
     from diffusers import BitsAndBytesConfig

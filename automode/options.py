@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Entry', 'ADAPTERS', 'INITS', 'QUANTIZATIONS', 'OPTIMIZERS', 'LR_SCHEDULERS', 'LOSSES', 'PREDICTION_TYPES',
-           'PRECISIONS', 'CACHES', 'TRACKERS', 'SETTINGS', 'Option', 'Options', 'Optimizer', 'find_conflicts',
-           'find_missing', 'find_advice']
+           'PRECISIONS', 'CACHES', 'TRACKERS', 'SETTINGS', 'load_name', 'Option', 'Options', 'Optimizer',
+           'find_conflicts', 'find_missing', 'find_advice']
 
 # %% ../nbs/01_options.ipynb #2d9b317b
 import importlib
@@ -18,6 +18,14 @@ from typing import Any, Callable, TypeVar
 from .core import Problem
 
 # %% ../nbs/01_options.ipynb #a781b3af
+def load_name(
+    name:str, # `module:attribute`, or `module:` for the module itself
+) -> Any: # Class, function or module
+    "Import what a registry names as text"
+    module, _, attribute = name.partition(':')
+    found = importlib.import_module(module)
+    return getattr(found, attribute) if attribute else found
+
 @dataclass(frozen=True)
 class Option:
     "One value of a setting"
@@ -36,11 +44,10 @@ class Option:
 
     def load(self) -> Any: # Class or function
         "Import the implementation"
-        module, _, name = self.make.partition(':')
-        try: return getattr(importlib.import_module(module), name)
+        needs = self.needs or self.make.split(':')[0]
+        try: return load_name(self.make)
         except ImportError as e:
-            raise Problem(f"{self.name} needs {self.needs or module}, which could not be imported ({e}); "
-                          f"run: pip install {self.needs or module}") from e
+            raise Problem(f'{self.name} needs {needs}, which could not be imported ({e})', f'run: pip install {needs}') from e
 
 # %% ../nbs/01_options.ipynb #62ac428f
 def _plain(name:str) -> str:
@@ -88,17 +95,18 @@ class Options(dict[str,Entry]):
     def _repr_markdown_(self) -> str:
         "A table for notebooks and the documentation"
         cell = lambda o: o.replace('|', '\\|')
-        rows = [f"| `{o.name}` | {cell(o.help)} | {o.needs} |" for o in self.values()]
-        return '\n'.join([f'| `{self.setting}` | | needs |', '|---|---|---|', *rows])
+        needs = lambda o: f'`pip install {o.needs}`' if o.needs else ''
+        rows = [f'| `{o.name}` | {cell(o.help)} | {needs(o)} |' for o in self.values()]
+        return '\n'.join([f'| {self.setting} | description | needs |', '|---|---|---|', *rows])
 
 # %% ../nbs/01_options.ipynb #3ca83791
 _plain_lora = dict(use_dora=(False,), init=('default',))
 
 ADAPTERS = Options('adapter',
     Option('lora', 'Two matrices of a low rank (Hu et al. 2021)', 'peft:LoraConfig'),
-    Option('loha', 'Hadamard product of two LoRAs, a higher rank in as many weights (Hyeon-Woo et al. 2022)', 'peft:LoHaConfig',
+    Option('loha', 'Hadamard product of two LoRAs (Hyeon-Woo et al. 2022)', 'peft:LoHaConfig',
            allows=_plain_lora | dict(use_rslora=(False,), lora_dropout=(0,))),
-    Option('lokr', 'Kronecker product, the smallest file (Yeh et al. 2024)', 'peft:LoKrConfig',
+    Option('lokr', 'Kronecker product (Yeh et al. 2024)', 'peft:LoKrConfig',
            allows=_plain_lora | dict(use_rslora=(False,), lora_dropout=(0,))))
 
 INITS = Options('init',
@@ -106,8 +114,8 @@ INITS = Options('init',
     Option('pissa', "Start from the largest singular values of the base's weights (Meng et al. 2024)", allows=dict(use_dora=(False,))))
 
 QUANTIZATIONS = Options('quantize',
-    Option('nf4', 'Base in 4 bits, a quarter of the memory', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))),
-    Option('int8', 'Base in 8 bits, half the memory', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))))
+    Option('nf4', 'Weights of the base in 4 bits', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))),
+    Option('int8', 'Weights of the base in 8 bits', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))))
 
 # %% ../nbs/01_options.ipynb #03099070
 @dataclass(frozen=True)
@@ -155,9 +163,9 @@ OPTIMIZERS = Options('optimizer',
     Optimizer('schedule-free', 'AdamW without a schedule or a planned end', 'schedulefree:AdamWScheduleFree', 'schedulefree', rate=2.,
               lr_scheduler='constant_with_warmup', allows=dict(lr_scheduler=('constant', 'constant_with_warmup')),
               advises=_advice_for_schedule_free),
-    Optimizer('adafactor', 'Next to no memory', 'transformers.optimization:Adafactor', state_bytes=.5,
+    Optimizer('adafactor', 'A factored state of half a byte per weight', 'transformers.optimization:Adafactor', state_bytes=.5,
               settings=dict(scale_parameter=False, relative_step=False)),
-    Optimizer('lion', 'Half the memory of AdamW', 'lion_pytorch:Lion', 'lion-pytorch', rate=1/3, state_bytes=4),
+    Optimizer('lion', 'Sign of the momentum; half the state of AdamW', 'lion_pytorch:Lion', 'lion-pytorch', rate=1/3, state_bytes=4),
     Optimizer('sgd', 'Plain gradient descent with momentum', 'torch.optim:SGD', rate=1000., state_bytes=4, settings=dict(momentum=0.9)))
 
 LR_SCHEDULERS = Options('lr_scheduler',

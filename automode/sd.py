@@ -76,7 +76,7 @@ _shared:dict[str,Any] = LDM | dict(
     hub_tags=('stable-diffusion', 'template:sd-lora'))
 
 SD_V1 = Family(
-    **_shared, name='sd_v1', title=FAMILIES['sd_v1'].title, fits=lambda o: not _is_v2(o), metadata=lora_metadata,
+    **_shared, name='sd_v1', title=FAMILIES['sd_v1'].help, fits=lambda o: not _is_v2(o), metadata=lora_metadata,
     versions=('sd_v1',),
     recognizes=partial(in_layout, V1_LAYOUT), read_file=partial(read_parts, V1_LAYOUT),
     licences=dict.fromkeys([*(f'CompVis/stable-diffusion-v1-{o}' for o in (1, 2, 3, 4)),
@@ -85,7 +85,7 @@ SD_V1 = Family(
                            'creativeml-openrail-m'))
 
 SD_V2 = Family(
-    **_shared, name='sd_v2', title=FAMILIES['sd_v2'].title, fits=_is_v2, metadata=partial(lora_metadata, version='v2'),
+    **_shared, name='sd_v2', title=FAMILIES['sd_v2'].help, fits=_is_v2, metadata=partial(lora_metadata, version='v2'),
     versions=('sd_v2',),
     recognizes=partial(in_layout, V2_LAYOUT), read_file=partial(read_parts, V2_LAYOUT),
     licences=dict.fromkeys([f'stabilityai/stable-diffusion-{o}' for o in ('2', '2-base', '2-1', '2-1-base')],

@@ -95,7 +95,7 @@ def owns_layers(
 
 # %% ../nbs/05_sdxl.ipynb #3783e4ce
 SDXL = Family(
-    **LDM, name='sdxl', title=FAMILIES['sdxl'].title, pipeline=StableDiffusionXLPipeline, make_pipeline=make_pipeline,
+    **LDM, name='sdxl', title=FAMILIES['sdxl'].help, pipeline=StableDiffusionXLPipeline, make_pipeline=make_pipeline,
     is_denoiser=partial(is_unet, sized=True), text_encoders=('text_encoder', 'text_encoder_2'),
     encode_tokens=encode_tokens, conditions=time_ids, predict=predict_with_unet, input_shapes=input_shapes,
     objective=timestep_objective, has_half_vae=False, metadata=lora_metadata, versions=('sdxl',), owns=owns_layers,

@@ -362,7 +362,7 @@ def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, n
 def test_ctrl_c_while_drawing_keeps_the_pictures(tmp_path):
     args = 'generate', '--prompt', 'a picture of fish', '--num_images', '500', '--batch_size', '1', '--num_inference_steps', '2', '--out', tmp_path/'pics'
     said, code = stopped(args, lambda: len(list(tmp_path.glob('pics/*.png'))) > 2)
-    assert code == 130 and 'the pictures drawn so far are kept' in said and 'Traceback' not in said
+    assert code == 130 and 'the images generated so far are kept' in said and 'Traceback' not in said
     assert 2 < len(list(tmp_path.glob('pics/*.png'))) < 500
     whole(tmp_path/'pics')
 

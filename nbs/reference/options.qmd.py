@@ -5,6 +5,7 @@ description: The values that each setting accepts, from the registries that chec
 # Generated when the site is built, from the same registries that check the settings and produce `--help`
 from automode.caption_options import CAPTION_OPTIONS
 from automode.captioners import CAPTIONERS
+from automode.family import FAMILIES
 from automode.formats import formats
 from automode.options import SETTINGS
 
@@ -12,8 +13,7 @@ print("""Each of these settings of `automode train` and `automode run` has a reg
 case-insensitive and may use hyphens or underscores. To add a value, add an entry to its registry.""")
 
 for setting, options in SETTINGS.items():
-    print(f"\n## {setting} {{#{setting}}}\n\n| value | description | needs |\n|---|---|---|")
-    for name, o in options.items(): print(f"| `{name}` | {o.help} | {f'`pip install {o.needs}`' if o.needs else ''} |")
+    print(f'\n## {setting} {{#{setting}}}\n\n{options._repr_markdown_()}')
     excluded = [f'- `{name}`: {other} must be {" or ".join(map(str, allowed))}' for name, o in options.items() for other, allowed in o.allows.items()]
     if excluded: print('\nWith these, other settings are limited:\n\n' + '\n'.join(excluded))
 
@@ -28,3 +28,8 @@ print("""\n## Dataset formats {#formats}\n
 These are the values of `automode convert --from` and `--to`, from the registry `formats` in `automode.formats`. A format without "loses" is read-only. To add one, write its
 reader, its writer and the function that recognizes it in one file, and add an entry.\n\n| format | what it is | loses |\n|---|---|---|""")
 for name, o in formats.items(): print(f"| `{name}` | {o.help} | {o.loses if o.writer else ''} |")
+
+print("""\n## Model families {#families}\n
+The family of a base model is recognized by its pipeline class, or by the tensors of a single file. To add one, write a file with a `Family` and add an entry to `FAMILIES` in
+`automode.family`; see [an example](../howto/extend.ipynb#a-model-family).\n\n| family | what it is |\n|---|---|""")
+for name, o in FAMILIES.items(): print(f'| `{name}` | {o.help} |')
