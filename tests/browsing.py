@@ -24,6 +24,8 @@ def lab(tmp_path_factory):
         port = s.getsockname()[1]
     places = 'CONFIG_DIR', 'DATA_DIR', 'RUNTIME_DIR'
     own = {f'JUPYTER_{o}': str(folder/'home'/o) for o in places} | {f'JUPYTERLAB_{o}_DIR': str(folder/'home'/o) for o in ('SETTINGS', 'WORKSPACES')}
+    (folder/'home/CONFIG_DIR/labconfig').mkdir(parents=True)                              # its debugger complains in the console of a busy machine, and nobody debugs here
+    (folder/'home/CONFIG_DIR/labconfig/page_config.json').write_text('{"disabledExtensions": {"@jupyterlab/debugger-extension": true}}')
     command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--port={port}', '--ServerApp.token=t', '--ip=127.0.0.1',
                '--LabApp.news_url=None', f'--ServerApp.root_dir={folder}']
     process = subprocess.Popen(command, cwd=folder, env={k: v for k, v in os.environ.items() if k != 'IN_TEST'} | own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -53,10 +55,14 @@ def set_up(address, theme):
                                                       {'Content-Type': 'application/json'}, method='PUT'))
 
 def run_cells(page, cells=1):
-    "Run the first cells of the notebook; before the kernel is there, JupyterLab forgets what was asked"
+    """Run the first cells of the notebook, once its kernel is there
+
+    A cell that is run earlier makes JupyterLab 4.6 start a second kernel and send what widgets say to the first (ipykernel #1557: "Unknown subshell_id").
+    """
     for n in range(cells):
         for _ in range(30):
             if dialog := page.query_selector('.jp-Dialog .jp-mod-accept'): dialog.click()  # JupyterLab asks about the kernel that was restarted
+            page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', state='attached', timeout=180_000)
             page.locator('.jp-Cell .cm-content').nth(n).click()
             page.keyboard.press('Shift+Enter')
             page.wait_for_timeout(2000)
@@ -75,12 +81,24 @@ def open_page(lab, browser, name, nb, size=(1366, 768), theme='JupyterLab Light'
     folder, address = lab
     set_up(address, theme)
     nbformat.write(nb, folder/f'{name}.ipynb')
+    for o in json.load(urllib.request.urlopen(f'{address}/api/sessions?token=t')):         # kernels of the tests before, which have torch in memory
+        urllib.request.urlopen(urllib.request.Request(f'{address}/api/sessions/{o["id"]}?token=t', method='DELETE'))
     page, complaints = browser.new_page(viewport=dict(width=size[0], height=size[1])), []
+    page.set_default_timeout(90_000)
     page.on('console', lambda o: complaints.append(o.text) if o.type == 'error' else None)
     page.on('pageerror', lambda o: complaints.append(str(o)))
     page.goto(f'{address}/lab/workspaces/{name}/tree/{name}.ipynb?token=t')
     page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
     return page, complaints
+
+def focus(page, selector):
+    "Give a part the keyboard until it keeps it: JupyterLab, still busy with its start, takes it back"
+    kept = 0
+    for _ in range(60):
+        kept = kept + 1 if page.eval_on_selector(selector, 'el => el.contains(document.activeElement)') else 0
+        if kept == 4: return
+        if not kept: page.focus(selector)
+        page.wait_for_timeout(250)
 
 def contrast(page, selector):
     "How far a text, with all that makes it paler, stands out from what is behind it, as WCAG 2 defines it (1 to 21)"

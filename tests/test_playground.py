@@ -93,7 +93,7 @@ def test_a_person_plays(lab, browser, playing):
     page.fill('[aria-label="steps, slider"] + input', '900')
     page.click('.amp-go')
     page.fill('.amp-form textarea', 'typed while it draws')
-    page.click('.amp-buttons >> text=stop', timeout=30_000)                                 # the kernel is not kept from hearing it
+    page.click('.amp-buttons >> text=stop', timeout=90_000)                                 # the kernel is not kept from hearing it
     page.wait_for_selector('text=stopped')
     page.fill('[aria-label="steps, slider"] + input', '8')
     page.click('.amp-go')

@@ -7,7 +7,7 @@ from automode.core import data_path
 from automode.dataset import Dataset
 from automode.review import Review
 from automode.rows import new_row
-from browsing import LOOKS, NEEDS_BROWSER, contrast, keep_picture, look_name, open_notebook, run_cells
+from browsing import LOOKS, NEEDS_BROWSER, contrast, focus, keep_picture, look_name, open_notebook, run_cells
 
 pytestmark = NEEDS_BROWSER
 NAMES = 'cat fox apple tree rabbit fish house sun'.split()
@@ -34,7 +34,7 @@ class Person:
     def row(self, name): return on_disk(self.folder)[name]
     def press(self, *keys):
         for o in keys: self.page.keyboard.press(o)
-    def see(self, what, seconds=20):
+    def see(self, what, seconds=60):
         "Wait until something is so"
         end = time.time() + seconds
         while not what():
@@ -51,9 +51,7 @@ def person(lab, browser, request):
     make_dataset(lab[0]/name)
     page, complaints = open_notebook(lab, browser, name, REVIEW.format(name), **look)
     page.wait_for_selector('.amr-thumb', timeout=90_000)
-    page.focus('.amr')
-    page.wait_for_timeout(300)                                                       # JupyterLab, still busy with its start, may take the focus once
-    page.focus('.amr')
+    focus(page, '.amr')
     yield Person(page, lab[0]/name)
     assert complaints == []
     if page.is_closed(): return
@@ -201,7 +199,7 @@ def test_marks_and_other_captions(person):
     person.see(lambda: person.at == first)
     page.keyboard.type('an icon of')
     person.press('Enter')
-    person.see(lambda: page.query_selector_all('.amr-found button'), 60)
+    person.see(lambda: page.query_selector_all('.amr-found button'), 120)
     wanted = page.inner_text('.amr-found button >> nth=0').rsplit(' ', 1)[0]
     assert wanted.startswith('an icon of')
     page.click('.amr-found button >> nth=0')
@@ -216,14 +214,14 @@ def test_the_page_and_the_kernel_are_begun_again(person, lab):
     kernel = next(o['kernel']['id'] for o in sessions if o['path'] == f'{person.folder.name}.ipynb')
     urllib.request.urlopen(urllib.request.Request(f'{address}/api/kernels/{kernel}/restart?token=t', b'', method='POST'))
     page.keyboard.type(', and after')                                                     # nobody hears this, and the widget says so
-    page.wait_for_selector('.amr-silent:visible', timeout=30_000)
+    page.wait_for_selector('.amr-silent:visible', timeout=90_000)
     assert page.input_value('.am-editor') == 'kept over both, and after'
     page.reload()
     page.wait_for_selector('.jp-Notebook .jp-Cell .cm-content', timeout=90_000)
     run_cells(page)
     page.wait_for_selector('.amr-thumb', timeout=90_000)
     person.see(lambda: person.at != name)                                                 # it has a caption now
-    page.focus('.amr')
+    focus(page, '.amr')
     person.press('u')
     person.see(lambda: person.row(name)['text'] == '')                                    # what was done before the restart can be taken back
 
@@ -231,7 +229,7 @@ def test_the_page_and_the_kernel_are_begun_again(person, lab):
 def test_it_can_be_read_on_every_screen(person, request):
     page = person.page
     for n, (keys, seen) in enumerate([('', '.amr-thumb'), ('f', '.amr-panel'), ('w', '.amr-words .amr-chip'), ('b', '.amr-panel'), ('c', '.amr-begin'), ('?', '.amr-keys')]):
-        page.focus('.amr')
+        focus(page, '.amr')
         person.press('Escape', *keys)
         page.wait_for_selector(f'{seen}:visible')
         page.wait_for_timeout(300)

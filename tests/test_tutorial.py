@@ -44,7 +44,7 @@ def test_a_person_goes_through_the_first_tutorial(lab, browser):
     page.locator('.jp-Cell .cm-content').nth(4).click()
     run_next(page, 2)                                                                      # a line of Python, the training
     run = Run(lab[0]/'first'/'outlined')
-    page.wait_for_function("() => /^done/.test(document.querySelector('.amt-state').textContent)", timeout=30_000)
+    page.wait_for_function("() => /^done/.test(document.querySelector('.amt-state').textContent)", timeout=90_000)
     assert run.now()['state'] == 'done' and run.config['num_images'] == 21    # 24, one left out, two held out
     run_next(page, 2)                                                                      # the comparison, the playground
     page.click('.amp-go')
