@@ -1,7 +1,7 @@
 """Builds the package from `settings.ini`; change things there, not here
 
-A class of ours begins small and grows by `@patch`, each method beside what it demonstrates. Python puts them together when it imports the
-module; mypy, pyright and editors do not run it, and would say that there is no `Run.plot`. So the wheel holds, beside each such module, a
+A class of ours starts small and grows by `@patch` in the notebook that defines it, each method next to its example. Python puts them together
+when it imports the module; mypy, pyright and editors do not run it, and would say that there is no `Run.plot`. So the wheel holds, beside each such module, a
 `.pyi` file with the same text in another order, and `py.typed`, which says that its types can be relied on. An editable install has neither.
 `tests/test_types.py` checks our own code in that form too.
 """
@@ -29,26 +29,27 @@ def patch_of(node):
 
 def joined(folder):
     "Module -> its source, for the modules that change when each method is written in its class"
-    trees = {o.stem: ast.parse(o.read_text(encoding='utf-8')) for o in sorted(Path(folder).glob('*.py'))}
-    homes = {c.name: (name, c) for name, tree in trees.items() for c in tree.body if isinstance(c, ast.ClassDef)}
-    changed, filled = set(), set()
-    for name, tree in trees.items():
+    changed = {}
+    for path in sorted(Path(folder).glob('*.py')):
+        tree, before = ast.parse(path.read_text(encoding='utf-8')), ast.dump(ast.parse(path.read_text(encoding='utf-8')))
         for node in ast.walk(tree):                          # a checker knows no `delegates`, and would know nothing of the function then
-            kept = [o for o in getattr(node, 'decorator_list', []) if not (isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'delegates')]
-            if len(kept) < len(getattr(node, 'decorator_list', [])): node.decorator_list, changed = kept, changed | {name}
-        imports = [o for o in tree.body if isinstance(o, (ast.Import, ast.ImportFrom))]
-        for node in [o for o in tree.body if patch_of(o)]:
-            mark, how = patch_of(node)
-            home, owner = homes[node.args.args[0].annotation.id]
-            node.args.args[0].annotation = None
-            node.decorator_list.remove(mark)
-            kinds = dict(cls_method=ast.Name('classmethod'), as_prop=ast.Name('property'), set_prop=ast.Attribute(ast.Name(node.name), 'setter'))
-            node.decorator_list[:0] = [v for k, v in kinds.items() if k in how]
-            tree.body.remove(node)
-            owner.body.append(node)
-            if home != name and (home, name) not in filled: trees[home].body[1:1] = [o for o in imports if getattr(o, 'module', None) != home]
-            changed, filled = changed | {name, home}, filled | {(home, name)}
-    return {o: ast.unparse(ast.fix_missing_locations(trees[o])) + '\n' for o in sorted(changed)}
+            if not isinstance(node, ast.FunctionDef): continue
+            node.decorator_list = [o for o in node.decorator_list if not (isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'delegates')]
+        classes = {o.name: o for o in tree.body if isinstance(o, ast.ClassDef)}
+        for node in [o for o in tree.body if patch_of(o)]: _join(node, tree, classes)
+        if ast.dump(tree) != before: changed[path.stem] = ast.unparse(ast.fix_missing_locations(tree)) + '\n'
+    return changed
+
+def _join(node, tree, classes):
+    "Move a function with `@patch` into its class, which the same module defines"
+    mark, how = patch_of(node)
+    owner = classes[node.args.args[0].annotation.id]
+    node.args.args[0].annotation = None
+    node.decorator_list.remove(mark)
+    kinds = dict(cls_method=ast.Name('classmethod'), as_prop=ast.Name('property'), set_prop=ast.Attribute(ast.Name(node.name), 'setter'))
+    node.decorator_list[:0] = [v for k, v in kinds.items() if k in how]
+    tree.body.remove(node)
+    owner.body.append(node)
 
 def typed_files(folder):
     "What lies beside the modules of `folder` for a type checker: name -> text"

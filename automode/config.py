@@ -8,7 +8,7 @@ __all__ = ['RANGES', 'DERIVED', 'NAMED', 'TrainConfig', 'check_settings', 'read_
 
 # %% ../nbs/07_config.ipynb #8256f3f5
 import math, os, reprlib, sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Callable, get_args
@@ -17,7 +17,7 @@ from .core import Problem, as_path, read_json
 from .options import OPTIMIZERS, SETTINGS, find_conflicts
 
 # %% ../nbs/07_config.ipynb #7ec61069
-@dataclass
+@dataclass(frozen=True)
 class TrainConfig:
     "Every setting of a training run"
     max_train_steps:int|None=None # Optimizer steps (default: from the number of images)
@@ -74,18 +74,17 @@ class TrainConfig:
     log_with:str|None=None # Experiment tracker, in addition to `metrics.jsonl`
 
     def __post_init__(self):
-        for name in ('start_from', 'masked_loss'):
-            if isinstance(path := getattr(self, name), (str, Path)): setattr(self, name, str(as_path(path)))
+        given = vars(self) | {o: str(as_path(path)) for o in ('start_from', 'masked_loss') if isinstance(path := getattr(self, o), (str, Path))}
         wrong = {o.name: why for o in fields(self)
-                 if (why := _what_is_wrong(o.name, get_args(o.type) or (o.type,), getattr(self, o.name)))}
-        right = {k: v for k, v in vars(self).items() if k not in wrong}
+                 if (why := _what_is_wrong(o.name, get_args(o.type) or (o.type,), given[o.name]))}
+        right = {k: v for k, v in given.items() if k not in wrong}
         for name in SETTINGS.keys() & right.keys():
             if right[name] is not None: right[name] = SETTINGS[name].pick(right[name]).name
         if wrong or find_conflicts(right): raise Problem('; '.join([*wrong.values(), *find_conflicts(right)]))
-        for name in SETTINGS: setattr(self, name, right[name])
         for o in fields(self):
-            if int in (o.type, *get_args(o.type)) and isinstance(value := getattr(self, o.name), float): setattr(self, o.name, int(value))
-        if self.alpha is None: self.alpha = float(self.rank)
+            if int in (o.type, *get_args(o.type)) and isinstance(right[o.name], float): right[o.name] = int(right[o.name])
+        if right['alpha'] is None: right['alpha'] = float(right['rank'])
+        for name, value in right.items(): object.__setattr__(self, name, value)      # a frozen dataclass sets its fields so
 
 # %% ../nbs/07_config.ipynb #509a3584
 _tiny, _most = math.nextafter(0, 1), sys.float_info.max
@@ -196,48 +195,52 @@ def read_settings_of(
 
 # %% ../nbs/07_config.ipynb #2f06d9ee
 def choose_learning_rate(
-    num_weights:int, # Weights of the unet
-) -> float: # For its adapters, with AdamW
-    "A learning rate by the size of the unet: 1e-4 for Stable Diffusion 1.5, more for smaller ones"
+    num_weights:int, # Number of parameters of the denoiser
+) -> float: # Learning rate of its adapters with AdamW
+    "Choose a learning rate by the size of the denoiser: 1e-4 for Stable Diffusion 1.5, higher for smaller models"
     return float(f'{1e-4 * max(1., 860e6 / num_weights) ** (1/3):.1e}')
 
 def choose_batch_size(
-    num_images:int, # Pictures there are
-    num_weights:int, # Weights of the unet
-    memory:float|None, # Memory of the GPU in GiB; None without one
-) -> int: # Pictures at a time
-    "As many pictures at a time as there is use and room for"
+    num_images:int, # Number of training images
+    num_weights:int, # Number of parameters of the denoiser
+    memory:float|None, # GPU memory in GiB; None on a CPU
+) -> int: # Images per forward pass
+    "Choose a batch size that fits, at most the number of images"
     room = 8 if num_weights < 50e6 else 1 if memory is None or memory < 10 else 2 if memory < 16 else 4 if memory < 40 else 8
     return max(1, min(room, num_images))
 
 def choose_steps(
-    num_images:int, # Pictures there are
-    samples_a_step:int, # Pictures in a step, on all devices together
-) -> int: # Optimiser steps
-    "Steps for about 150 looks at each picture, within reason"
-    return max(1, round(min(max(150 * num_images, 1200), 6000) / samples_a_step))
+    num_images:int, # Number of training images
+    total_batch_size:int, # Images per optimizer step, over all devices
+) -> int: # Optimizer steps
+    "Choose the number of steps so that each image is seen about 150 times, 1,200 to 6,000 in all"
+    return max(1, round(min(max(150 * num_images, 1200), 6000) / total_batch_size))
 
 # %% ../nbs/07_config.ipynb #e0b8c7c5
 def fill_in(
-    config:TrainConfig, # Changed in place
-    num_images:int, # Pictures to train on
-    base, # A `BaseModel`: what is trained on
-    processes:int=1, # Devices that work together
-) -> TrainConfig: # The same, with nothing left open
-    "Choose what the user left open"
-    import torch
-    num_weights = base.unet.num_parameters()                  # two of `nf4` are in one number
-    memory = torch.cuda.get_device_properties(base.device).total_memory / 2**30 if base.device.type == 'cuda' else None
-    if config.resolution is None: config.resolution = base.resolution
-    if config.batch_size is None: config.batch_size = choose_batch_size(num_images, num_weights, memory)
-    samples_a_step = config.batch_size * config.gradient_accumulation_steps * processes
-    if config.max_train_steps is None: config.max_train_steps = choose_steps(num_images, samples_a_step)
+    config:TrainConfig, # Settings; None is chosen here
+    num_images:int, # Number of training images
+    base, # `BaseModel` to train on
+    num_processes:int=1, # Number of devices
+) -> TrainConfig: # Settings without None
+    "Choose the settings that were not given"
+    rates, steps = _choose_rates(config, base), _choose_sizes(config, num_images, base, num_processes)
+    return replace(config, **{k: v for k, v in (rates | steps).items() if getattr(config, k) is None})
+
+def _choose_rates(config:TrainConfig, base) -> dict:
+    "Choose the learning rates and the schedule from the optimizer and the base"
     optimizer = OPTIMIZERS[config.optimizer]
-    if config.learning_rate is None: config.learning_rate = optimizer.learning_rate(choose_learning_rate(num_weights))
-    if config.lr_scheduler is None: config.lr_scheduler = optimizer.lr_scheduler
-    if config.text_encoder_lr is None: config.text_encoder_lr = config.learning_rate * (1 if optimizer.rate is None else .5)
-    if config.keep_checkpoints is None: config.keep_checkpoints = 2 if config.save_every_steps is None else 0
-    if config.save_every_steps is None: config.save_every_steps = max(1, -(-config.max_train_steps // 4))
-    if config.validate_every_steps is None:
-        config.validate_every_steps = max(-(-config.max_train_steps // 10), -(-110 // samples_a_step))
-    return config
+    usual = base.family.learning_rate or choose_learning_rate(base.denoiser.num_parameters())    # two `nf4` weights are one parameter
+    rate = optimizer.learning_rate(usual) if config.learning_rate is None else config.learning_rate
+    return dict(learning_rate=rate, lr_scheduler=optimizer.lr_scheduler, text_encoder_lr=rate * (1 if optimizer.rate is None else .5))
+
+def _choose_sizes(config:TrainConfig, num_images:int, base, num_processes:int) -> dict:
+    "Choose resolution, batch size, steps and intervals"
+    import torch
+    memory = torch.cuda.get_device_properties(base.device).total_memory / 2**30 if base.device.type == 'cuda' else None
+    batch_size = config.batch_size or choose_batch_size(num_images, base.denoiser.num_parameters(), memory)
+    total = batch_size * config.gradient_accumulation_steps * num_processes
+    steps = config.max_train_steps or choose_steps(num_images, total)
+    return dict(resolution=base.resolution, batch_size=batch_size, max_train_steps=steps,
+                keep_checkpoints=2 if config.save_every_steps is None else 0, save_every_steps=max(1, -(-steps // 4)),
+                validate_every_steps=max(-(-steps // 10), -(-110 // total)))

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['ON_RESUME', 'NAME_BYTES', 'Tail', 'run_folder', 'Run', 'read_config', 'pick_best', 'running_means', 'tell_step',
-           'fingerprint', 'compare_settings', 'check_same_run', 'keep_apart', 'take_from', 'keep_samples_a_step',
+           'fingerprint', 'compare_settings', 'check_same_run', 'keep_apart', 'take_from', 'keep_total_batch_size',
            'check_name', 'choose_name', 'Plan', 'make_plan', 'start_run']
 
 # %% ../nbs/07_run.ipynb #e3b2f45a
 import hashlib, json, math, os, re, socket, time, unicodedata
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -291,28 +291,26 @@ def _repr_html_(self:Run) -> str: # HTML
 
 # %% ../nbs/07_run.ipynb #e52649f0
 def fingerprint(
-    examples:list[Example], # Pictures with prompts
-) -> str: # A short hash
-    "Tell whether a run has the same pictures and prompts, cut, masked and repeated as before"
+    examples:list[Example], # Images with prompts
+) -> str: # 16 hexadecimal digits
+    "Hash of images, prompts, crops, masks and repeats, independent of their order"
     rows = sorted(json.dumps([o.path.name, o.digest, o.prompt, *_unusual(o)]) for o in examples)
     return hashlib.sha256('\n'.join(rows).encode()).hexdigest()[:16]
 
-def _unusual(
-    example:Example, # A picture
-) -> list: # Empty for most pictures
-    "What few pictures have, and what they are trained as depends on"
+def _unusual(example:Example) -> list:
+    "Focus, mask and repeats where they are not the defaults"
     found:list = [example.focus] if example.focus != (.5, .5) else []
     if isinstance(example.mask, Path): found.append(dict(mask=digest_file(example.mask)))
     return found + [dict(repeats=example.repeats)]*(example.repeats != 1)
 
-def _each(kind:str, names:str) -> dict[str,str]: # Name -> kind
-    "A row of the table for each name"
+def _each(kind:str, names:str) -> dict[str,str]:
+    "The same kind for several settings"
     return dict.fromkeys(names.split(), kind)
 
-ON_RESUME = { # What happens to a setting that is another than before when a run is resumed
+ON_RESUME = { # What happens when a run is resumed with another value of a setting
     **_each('continued', 'name max_train_steps save_every_steps keep_checkpoints log_every_steps validate_every_steps sample_prompt '
-                         'log_with cache gradient_checkpointing compile'),           # counts from here on, with a sentence
-    **_each('same step', 'batch_size gradient_accumulation_steps'),                  # likewise, but for their product; see `keep_samples_a_step`
+                         'log_with cache gradient_checkpointing compile'),           # takes effect now, with a note
+    **_each('same step', 'batch_size gradient_accumulation_steps'),                  # likewise, except their product; see `keep_total_batch_size`
     **_each('refused', 'base adapter rank alpha conv_rank lora_dropout use_dora use_rslora init start_from train_text_encoder optimizer '
                        'learning_rate text_encoder_lr lr_scheduler lr_warmup_steps weight_decay max_grad_norm ema_decay loss huber_c '
                        'min_snr_gamma noise_offset zero_terminal_snr prediction_type masked_loss prior_loss_weight num_class_images '
@@ -322,80 +320,81 @@ ON_RESUME = { # What happens to a setting that is another than before when a run
 
 def compare_settings(
     before:dict, # Settings of the run, from its `config.json`
-    now:dict, # Settings of this call; what is None is left open
-) -> tuple[list[str],list[str]]: # What is refused, and what is different from here on, a clause each
+    now:dict, # Settings of this call; None was not given
+) -> tuple[list[str],list[str]]: # Clauses on refused changes; notes on changes that take effect
     "Compare two sets of settings by the table"
     before = asdict(TrainConfig()) | dict(background='white', class_background='white') | before
     refused, notes = [], []
     for key, value in now.items():
         was = before.get(key)
         if value is None or was == (value := json.loads(json.dumps(value))): continue
-        what = {'pictures': 'on other pictures or captions', 'class_pictures': 'with other pictures of the class'}.get(key)
+        what = {'pictures': 'on other images or captions', 'class_pictures': 'with other class images'}.get(key)
         if ON_RESUME[key] == 'refused': refused.append(f'{what}, not these' if what else f'with {key}={was!r}, not {value!r}')
         if ON_RESUME[key] in ('continued', 'same step'): notes.append(f'{key} is {value!r} from here on, it was {was!r}')
     return refused, notes
 
 def check_same_run(
-    folder:Path, # The run's folder
-    settings:dict, # What this call asks for
-) -> list[str]: # What is different from here on, a clause each
-    "Refuse to resume a run that has other settings, and name all that differ"
+    folder:Path, # Folder of the run
+    settings:dict, # Settings of this call
+) -> list[str]: # Notes on settings that change
+    "Refuse to resume a run with other settings, and name each of them"
     if not (folder/'config.json').exists(): return []
     before = check_settings(read_config(folder), folder/'config.json')
     if settings.get('base') != before.get('base') and _is_at(settings.get('base'), before.get('base_path')): settings = settings | dict(base=before['base'])
     refused, notes = compare_settings(before, settings)
     if not refused: return notes
-    raise Problem(f"'{folder}' holds a run {', '.join(refused)}; give another --out, or remove that folder to begin anew")
+    raise Problem(f"'{folder}' holds a run {', '.join(refused)}; give another --out, or remove that folder to start again")
 
-def _is_at(path:str|None, recorded:Any) -> bool: # A model that is named from another folder is the same
-    "Does `path` lead to the place that was recorded?"
+def _is_at(path:str|None, recorded:Any) -> bool:
+    "Whether `path` leads to the recorded place; the base may be named from another folder"
     return isinstance(path, str) and isinstance(recorded, str) and os.path.abspath(as_path(path)) == recorded
 
 def keep_apart(
     out:Path, # Folder of the run
-    pictures:Path, # Folder of the pictures
+    images:Path, # Folder of the images
 ) -> None:
-    "Refuse a run among the pictures, where its samples would be trained on and to begin anew would be to remove them"
-    inner, outer = as_path(out).resolve(), as_path(pictures).resolve()
+    "Reject a run among the training images, which would train on its own samples"
+    inner, outer = as_path(out).resolve(), as_path(images).resolve()
     if inner == outer or outer in inner.parents:
-        raise Problem(f"'{out}' lies among the pictures that are trained on; give the run a folder of its own, "
-                      "with another --out (or --project_name)")
+        raise Problem(f"'{out}' is inside the folder of the training images; give the run a folder of its own with --out (or --project_name)")
 
 def take_from(
-    folder:Path, # A run's folder, perhaps
-    config:TrainConfig, # Changed in place
-) -> None:
-    "What this call leaves open stays as the run has it"
-    before = check_settings(read_config(folder), folder/'config.json') if (folder/'config.json').exists() else {}
-    for key, value in asdict(config).items():
-        if value is None and key in before: setattr(config, key, before[key])
+    folder:Path, # Folder of the run, or of a new one
+    config:TrainConfig, # Settings of this call
+) -> TrainConfig: # Settings, with those of the run where this call gives none
+    "Take the settings that were not given from the run in the folder"
+    if not (folder/'config.json').exists(): return config
+    before = check_settings(read_config(folder), folder/'config.json')
+    try: return replace(config, **{k: before[k] for k, v in asdict(config).items() if v is None and k in before})
+    except Problem:                                          # settings that conflict are the settings of another run
+        check_same_run(folder, asdict(config))
+        raise
 
 # %% ../nbs/07_run.ipynb #9fd4c5b4
-def keep_samples_a_step(
-    config:TrainConfig, # Changed in place
-    samples_a_step:int, # Pictures in a step when the run began
-    processes:int, # Processes now
-) -> list[str]: # What became of the settings, a clause; empty when they are as asked for
-    "Choose batch size and accumulation so that a step is the step it was"
+def keep_total_batch_size(
+    config:TrainConfig, # Settings of this call
+    total_batch_size:int, # Images per optimizer step of the run, over all devices
+    num_processes:int, # Number of processes now
+) -> tuple[TrainConfig,list[str]]: # Adjusted settings; notes, empty when nothing was adjusted
+    "Choose batch size and accumulation so that a step keeps its number of images"
     asked = config.batch_size, config.gradient_accumulation_steps
-    if math.prod(asked) * processes == samples_a_step: return []
-    if samples_a_step % processes:
-        raise Problem(f'this run has {samples_a_step} pictures in a step, which {processes} processes cannot share evenly; '
-                      f'take a number of processes that divides {samples_a_step}')
-    own = samples_a_step // processes
-    config.batch_size = max(o for o in range(1, own + 1) if own % o == 0 and o <= max(config.batch_size, 1))
-    config.gradient_accumulation_steps = own // config.batch_size
-    return [f'a step of this run has {samples_a_step} images and keeps them: batch_size is {config.batch_size} (asked for: {asked[0]}), '
-            f'gradient_accumulation_steps is {config.gradient_accumulation_steps} (asked for: {asked[1]}); for another number give another --out']
+    if math.prod(asked) * num_processes == total_batch_size: return config, []
+    if total_batch_size % num_processes:
+        raise Problem(f'the number of processes must divide the total batch size of this run, {total_batch_size}, got {num_processes}')
+    own = total_batch_size // num_processes
+    batch_size = max(o for o in range(1, own + 1) if own % o == 0 and o <= max(config.batch_size, 1))
+    config = replace(config, batch_size=batch_size, gradient_accumulation_steps=own // batch_size)
+    return config, [f'a step of this run has {total_batch_size} images and keeps them: batch_size is {config.batch_size} (asked for: {asked[0]}), '
+                    f'gradient_accumulation_steps is {config.gradient_accumulation_steps} (asked for: {asked[1]}); for another number give another --out']
 
 # %% ../nbs/07_run.ipynb #09598db8
-_RESERVED = {'con', 'prn', 'aux', 'nul', *(f'{o}{n}' for o in ('com', 'lpt') for n in range(1, 10))} # Of Windows
-NAME_BYTES = 255 - 55 # Bytes of a file name on all usual disks, less what is put around a name, e.g. `-step-000500.safetensors` and the ends of temporary names
+_RESERVED = {'con', 'prn', 'aux', 'nul', *(f'{o}{n}' for o in ('com', 'lpt') for n in range(1, 10))} # Names of devices on Windows
+NAME_BYTES = 255 - 55 # Longest name in bytes: a file name less what is added to it, e.g. `-step-000500.safetensors` and temporary endings
 
 def check_name(
     name:str, # Name of the LoRA
-) -> str: # The same
-    "Refuse a name that can't be part of a file name"
+) -> str: # The same name
+    "Reject a name that can't be part of a file name"
     shown = repr(name if len(name) <= 60 else name[:60] + '…')
     bad = [o for o in name if o in '/\\' or unicodedata.category(o)[0] == 'C']
     if bad: raise Problem(f'name must not have {bad[0]!r} in it, got {shown}; give another --name')
@@ -406,10 +405,10 @@ def check_name(
     return name
 
 def choose_name(
-    folder:Path, # The run's folder
-    name:str|None, # As the user gave it; None takes the run's own, or the folder's
-) -> tuple[str,list[str]]: # The name, and what there is to say of it
-    "The name of the LoRA"
+    folder:Path, # Folder of the run
+    name:str|None, # Name as given; None takes the run's own, or that of its folder
+) -> tuple[str,list[str]]: # Name; notes
+    "Choose the name of the LoRA"
     before = read_config(folder)['name'] if (folder/'config.json').exists() else None
     own = folder.resolve().name
     kept = name is None and before not in (None, own)
@@ -417,25 +416,25 @@ def choose_name(
     return check_name(name or before or own), [note]*kept
 
 # %% ../nbs/07_run.ipynb #6be3a45f
-@dataclass
+@dataclass(frozen=True)
 class Plan:
-    "What a call to `train` asks for"
-    folder:Path # Where the run goes
-    name:str # Of the LoRA
-    base:str # Base model, as the user named it
-    dataset:Path # The dataset's folder
-    examples:list[Example] # Pictures with prompts
-    class_examples:list[Example] # Class pictures with theirs
-    bad:dict[str,str] # What was left out, and why
+    "What a training run is going to do; a step that knows more returns a new plan"
+    folder:Path # Folder of the run
+    name:str # Name of the LoRA
+    base:str # Base model, as given
+    dataset:Path # Folder of the dataset
+    examples:list[Example] # Training images with their prompts
+    class_examples:list[Example] # Class images with their prompts
+    bad:dict[str,str] # File left out -> reason
     config:TrainConfig # Settings
-    class_images:str|None=None # Folder of class pictures, as the user named it
-    held_out:Sequence[Example]=() # Pictures that are measured by and not trained on
-    notes:Sequence[str]=() # What a person should know, a sentence each
-    earlier_names:Sequence[str]=() # Names that the run's LoRA had before
+    class_images:str|None=None # Folder of class images, as given
+    held_out:Sequence[Example]=() # Validation images with their prompts
+    notes:Sequence[str]=() # Notes for the user, one sentence each
+    earlier_names:Sequence[str]=() # Earlier names of the LoRA
 
     @property
     def settings(self) -> dict:
-        "What `config.json` holds"
+        "Settings as `config.json` records them"
         beside = self.class_examples
         known = dict(name=self.name, base=self.base, dataset=str(self.dataset), class_images=self.class_images,
                      pictures=fingerprint([*self.examples, *self.held_out]), class_pictures=fingerprint(beside),
@@ -443,59 +442,78 @@ class Plan:
                      num_images=len(self.examples), num_class=len(beside), held_out=[o.path.name for o in self.held_out])
         return known | asdict(self.config)
 
+    def noting(self, notes:Sequence[str], bad:dict[str,str]|None=None) -> 'Plan':
+        "The same plan with more notes, and more files that are left out"
+        return replace(self, notes=[*self.notes, *notes], bad=self.bad | (bad or {}))
+
 # %% ../nbs/07_run.ipynb #ab4898bb
 def make_plan(
-    dataset:str|Path|Dataset, # A captioned folder, or any folder of pictures when a token is given
-    base:str|Path, # Base model, as the user named it
+    dataset:str|Path|Dataset, # Folder of captioned images, or of any images when a token is given
+    base:str|Path, # Base model, as given
     out:str|Path, # Folder of the run
     config:TrainConfig, # Settings
-    name:str|None=None, # Name of the LoRA; None takes the run's own, or the last part of `out`
-    class_images:str|Path|Dataset|None=None, # Pictures of the class
-) -> Plan: # Checked
-    "Look up the pictures, and find what cannot be before anything heavy is done"
-    where = dataset.folder if isinstance(dataset, Dataset) else as_path(dataset)
-    beside = class_images.folder if isinstance(class_images, Dataset) else as_path(class_images) if class_images else None
-    folder = as_path(out)
+    name:str|None=None, # Name of the LoRA (default: the run's own name, or that of its folder)
+    class_images:str|Path|Dataset|None=None, # Folder of class images
+) -> Plan: # Checked plan
+    "Find the images and check the settings, before anything heavy is loaded"
+    where, folder = _folder_of(dataset), as_path(out)
+    beside = _folder_of(class_images) if isinstance(class_images, Dataset) or class_images else None
     if missing := find_missing(asdict(config)): raise Problem('; '.join(missing))
-    try: os.stat(folder)
-    except FileNotFoundError: pass
-    except (OSError, ValueError) as e:
-        shown = make_printable(str(folder))
-        raise Problem(f"'{shown if len(shown) <= 80 else shown[:80] + '…'}' can't be the folder of a run ({getattr(e, 'strerror', e)}); give another --out") from None
+    _check_folder(folder)
     for place in filter(None, (where, beside)): keep_apart(folder, place)
-    take_from(folder, config)
+    config = take_from(folder, config)
     name, named = choose_name(folder, name)
-    examples, bad, notes = find_examples(dataset if isinstance(dataset, Dataset) else where, config.token, config.class_word, repeats=config.repeats, masked_loss=config.masked_loss,
+    examples, bad, notes = find_examples(dataset if isinstance(dataset, Dataset) else where, config.token, config.class_word,
+                                         repeats=config.repeats, masked_loss=config.masked_loss,
                                          shuffle_tags=config.shuffle_tags, keep_tags=config.keep_tags, seed=config.seed)
     class_examples = []
     if beside is not None:
-        class_examples, bad_class, _ = find_examples(class_images if isinstance(class_images, Dataset) else beside, None, config.class_word)
+        class_examples, bad_class, _ = find_examples(class_images if isinstance(class_images, Dataset) else beside, None,
+                                                      config.class_word)
         bad |= {f'class_images/{k}': v for k, v in bad_class.items()}
     for some in filter(None, (examples, class_examples)): check_repeats([o.repeats for o in some])
     held = set(hold_out(examples, config.num_validation, config.seed))
     held_out, examples = ([o for n, o in enumerate(examples) if (n in held) == kept] for kept in (True, False))
+    return Plan(folder, name, str(base), where, examples, class_examples, bad, config,
+                None if beside is None else str(beside), held_out, [*notes, *named], _earlier_names(folder, name))
+
+def _folder_of(dataset:str|Path|Dataset) -> Path:
+    "Folder of a dataset, or of images"
+    return Path(dataset.folder) if isinstance(dataset, Dataset) else as_path(dataset)
+
+def _earlier_names(folder:Path, name:str) -> list[str]:
+    "Names that the LoRA of a run had before"
     before = read_config(folder) if (folder/'config.json').exists() else {}
     names = [*(before.get('earlier_names') or []), before.get('name')]
-    return Plan(folder, name, str(base), Path(where), examples, class_examples, bad, config,
-                None if beside is None else str(beside), held_out, [*notes, *named], [o for o in dict.fromkeys(names) if o and o != name])
+    return [o for o in dict.fromkeys(names) if o and o != name]
+
+def _check_folder(folder:Path) -> None:
+    "Reject a path that the system cannot look up"
+    try: os.stat(folder)
+    except FileNotFoundError: pass
+    except (OSError, ValueError) as e:
+        shown = make_printable(str(folder))
+        shown = shown if len(shown) <= 80 else shown[:80] + '…'
+        raise Problem(f"'{shown}' can't be the folder of a run ({getattr(e, 'strerror', e)}); give another --out") from None
 
 # %% ../nbs/07_run.ipynb #df8f443a
 def start_run(
-    plan:Plan, # With nothing left open
-    samples_a_step:int, # Pictures in a step, over all processes
+    plan:Plan, # Plan with all settings chosen
+    total_batch_size:int, # Images per optimizer step, over all devices
 ) -> None:
-    "Write down what is trained, and what was left out"
+    "Write `config.json`, and `left_out.jsonl` with what was left out"
     rows = [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
     if rows: write_whole(plan.folder/'left_out.jsonl', b''.join(map(format_row, rows)))
     where = as_path(plan.base)
-    on_disk = os.path.abspath(where) if plan.base != 'starter' and where.exists() else None  # it may be called from elsewhere later, or be moved
-    write_json(plan.folder/'config.json', plan.settings | dict(samples_a_step=samples_a_step, base_path=on_disk, paths=_paths_from(plan),
-                                                               earlier_names=list(plan.earlier_names)))
+    on_disk = os.path.abspath(where) if plan.base != 'starter' and where.exists() else None  # for a call from another folder
+    write_json(plan.folder/'config.json', plan.settings | dict(
+        samples_a_step=total_batch_size, base_path=on_disk, paths=_paths_from(plan), earlier_names=list(plan.earlier_names)))
 
-def _paths_from(plan:Plan) -> dict[str,str]: # By setting; for `read_settings_of`
-    "Where the paths of a run lead from its own folder"
+def _paths_from(plan:Plan) -> dict[str,str]:
+    "Paths of the settings relative to the run's folder, for `read_settings_of`"
     config, found, own = plan.config, {}, os.path.realpath(plan.folder)
-    named:dict[str,str|Path|None] = dict(base=plan.base, dataset=plan.dataset, class_images=plan.class_images, masked_loss=config.masked_loss, start_from=config.start_from)
+    named:dict[str,str|Path|None] = dict(base=plan.base, dataset=plan.dataset, class_images=plan.class_images,
+                                         masked_loss=config.masked_loss, start_from=config.start_from)
     for key, path in named.items():
         if path is None or str(path) in ('starter', 'alpha') or not as_path(path).exists(): continue
         try: found[key] = os.path.relpath(os.path.realpath(as_path(path)), own)

@@ -33,7 +33,7 @@ def test_an_optimizer_is_one_entry(dummy, capsys):
     script = completion_script('bash', {'train': command_parser('train')}, flag_words())
     assert 'radam' in next(o for o in script.splitlines() if "'train --optimizer'" in o)
     base = load_base('starter', 'cpu')
-    fill_in(config, 10, base)
+    config = fill_in(config, 10, base)
     assert (config.learning_rate, config.lr_scheduler) == (10 * OPTIMIZERS['adamw'].learning_rate(choose_learning_rate(base.unet.num_parameters())), 'constant')
     add_adapter(base.unet, 4)
     plain, other = (estimate(Job(base.unet, (8, 8), 4, optimizer=o), Speed(1, 1, 1)).memory['optimizer'] for o in ('adamw', 'radam'))

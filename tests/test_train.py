@@ -97,7 +97,7 @@ def test_killed_at_random_moments(place):
 def test_a_longer_run_goes_on(place):
     "A run that is made longer equals one that was as long from the start, where the schedule does not know the end"
     train('pictures', '--out', 'longer', *changed(SHORT, max_train_steps=5), cwd=place)
-    assert 'going on from step 5' in train('pictures', '--out', 'longer', *SHORT, cwd=place)
+    assert 'resuming from step 5' in train('pictures', '--out', 'longer', *SHORT, cwd=place)
     assert same(place/'whole/fox.safetensors', place/'longer/fox.safetensors')
 
 def test_its_own_config_is_enough(place):
@@ -123,7 +123,7 @@ def test_other_settings_on_the_way_are_said(place):
     shutil.copytree(place/'whole', place/'other')
     said = train('pictures', '--out', 'other', *changed(SHORT, max_train_steps=9, batch_size=1, save_every_steps=3), '--gradient_accumulation_steps', '1', cwd=place)
     for o in ('max_train_steps is 9 from here on, it was 8', 'save_every_steps is 3 from here on, it was 4', 'a step of this run has 2 images and keeps them',
-              'batch_size is 1 from here on, it was 2', 'going on from step 8'): assert o in said, said
+              'batch_size is 1 from here on, it was 2', 'resuming from step 8'): assert o in said, said
     said = train('pictures', '--out', 'other', *changed(SHORT, rank=3), '--learning_rate', '.1', cwd=place, code=1)
     assert 'with rank=2, not 3' in said and 'not 0.1' in said and len(told(said)) == 1
     for wrong, named in ((dict(name='x'*250), 'name must be at most 200 bytes, got 250'), (dict(name='a/b'), "name must not have '/' in it")):
@@ -149,7 +149,7 @@ def test_a_full_disk_keeps_the_checkpoint(place):
         assert process.returncode == 1 and re.match(r"automode train: .*[Nn]o space left on device.*(room|space)", said[-1]) and not any('Traceback' in o for o in said)
         assert [o.name for o in (disk/'run/checkpoints').iterdir()] == ['step-000004']
         (disk/'filler').unlink()
-        assert 'going on from step 4' in train('pictures', '--out', 'disk/run', *SHORT, cwd=place)
+        assert 'resuming from step 4' in train('pictures', '--out', 'disk/run', *SHORT, cwd=place)
         assert same(place/'whole/fox.safetensors', disk/'run/fox.safetensors')
         assert steps(place/'whole') == steps(disk/'run')
     finally: subprocess.run(['umount', str(disk)], check=True)
@@ -212,7 +212,7 @@ def go_on(folder, name, processes, **kwargs):
     (half/'fox.safetensors').unlink()
     shutil.rmtree(half/'checkpoints/step-000008')
     said = run(*launched(processes, *TOGETHER, '--out', half.name, **kwargs), cwd=folder)
-    assert said.count('going on from step 4') == 1
+    assert said.count('resuming from step 4') == 1
     return half
 
 @pytest.fixture(scope='module')
@@ -230,7 +230,7 @@ def test_two_processes_are_as_good_as_one(shapes, one):
     "The same pictures in a step give the same weights, also when the number of processes changes on the way; and one process writes"
     said = run(*launched(2, *TOGETHER, '--out', 'two'), cwd=shapes)
     assert alike(one, shapes/'two')
-    assert said.count('the first picture trains with') == said.count('Next: automode generate') == said.count('trained on') == 1
+    assert said.count('the first image trains with') == said.count('Next: automode generate') == said.count('trained on') == 1
     assert ' by 1\n' not in said and said.count('save_checkpoint by 0') == 2 and said.count('draw_samples by 0') == 3
     assert alike(one, go_on(shapes, 'two', 1))
     assert alike(one, go_on(shapes, 'one', 2))
@@ -254,4 +254,4 @@ def test_ctrl_c_stops_both_and_a_second_command_is_refused(shapes):
     assert len(found) == 1, said
     assert [o.name for o in (folder/'checkpoints').iterdir()] == [f'step-{int(found[0]):06d}']
     said = run(*launched(2, *changed(args, max_train_steps=int(found[0]) + 2)), cwd=shapes)
-    assert said.count(f'going on from step {found[0]}') == 1 and (folder/'fox.safetensors').exists()
+    assert said.count(f'resuming from step {found[0]}') == 1 and (folder/'fox.safetensors').exists()
