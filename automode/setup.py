@@ -23,7 +23,7 @@ from torch.distributed.fsdp import fully_shard
 
 from .batches import MOST_A_PASS
 from .cache import cache_path, digest_file
-from .class_images import class_pictures
+from .class_images import generate_class_images
 from .config import TrainConfig, fill_in
 from .core import Problem, counted, pick_device, pick_dtype
 from .examples import Example, assign, bucket_multiple
@@ -167,7 +167,7 @@ def add_class_images(
     if not config.class_word: raise Problem('num_class_images needs a --class_word, e.g. rabbit: what the base generates')
     prompt = f'a picture of a {config.class_word}'
     with accelerator.main_process_first():
-        paths = class_pictures(base, cache_folder(plan, 'class_images'), prompt, num, config.seed)
+        paths = generate_class_images(base, cache_folder(plan, 'class_images'), prompt, num, config.seed)
     made = [Example(o, prompt, size=picture_size(o), digest=digest_file(o)) for o in paths]
     return replace(plan, class_examples=[*plan.class_examples, *made])
 

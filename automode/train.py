@@ -37,7 +37,7 @@ from .lock import lock_dataset
 from .lora import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
 from .models import BaseModel, load_base, set_aside
 from .options import OPTIMIZERS
-from .monitor import Validation, draw_samples, is_sharded
+from .monitor import Validation, generate_samples, is_sharded
 from .objectives import stretch_to_noise
 from .run import Plan, Run, check_name, check_same_run, make_plan, start_run, tell_step
 from .setup import add_class_images, aside_folder, cache_folder, complete, describe, encode_all, make_accelerator, shard
@@ -180,7 +180,7 @@ def sample(self:Log) -> None:
     if not self.prompts or not (self.accelerator.is_main_process or is_sharded(self.trainer.base)): return
     path = self.folder/'samples'/f'step-{self.trainer.done:06d}.png'
     with self.trainer.meant_weights():
-        images = draw_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)
+        images = generate_samples(self.trainer.base, self.prompts, path, self.config.resolution, self.accelerator)
     self.drawn = dict(zip(self.prompts, images))
 
 # %% ../nbs/07_train.ipynb #f46f7687

@@ -182,7 +182,7 @@ def watch(module, name):
         print(f"{name} by {os.environ.get('RANK', 0)}", flush=True)
         return inner(*args, **kwargs)
     setattr(module, name, watched)
-for name in ('draw_samples', 'save_lora', 'keep_weights', 'start_run'): watch(automode.train, name)
+for name in ('generate_samples', 'save_lora', 'keep_weights', 'start_run'): watch(automode.train, name)
 watch(automode.step, 'save_checkpoint')
 from automode.cli import main
 sys.exit(main())
@@ -231,7 +231,7 @@ def test_two_processes_are_as_good_as_one(shapes, one):
     said = run(*launched(2, *TOGETHER, '--out', 'two'), cwd=shapes)
     assert alike(one, shapes/'two')
     assert said.count('the first image trains with') == said.count('Next: automode generate') == said.count('trained on') == 1
-    assert ' by 1\n' not in said and said.count('save_checkpoint by 0') == 2 and said.count('draw_samples by 0') == 3
+    assert ' by 1\n' not in said and said.count('save_checkpoint by 0') == 2 and said.count('generate_samples by 0') == 3
     assert alike(one, go_on(shapes, 'two', 1))
     assert alike(one, go_on(shapes, 'one', 2))
 

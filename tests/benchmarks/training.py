@@ -147,7 +147,7 @@ def automode(args, pictures, base):
         step(self)
         clock.end_step()
         kept.update(base=self.base)
-    own.Trainer.step, own.draw_samples = timed, lambda *args, **kwargs: []             # the steps alone are compared
+    own.Trainer.step, own.generate_samples = timed, lambda *args, **kwargs: []             # the steps alone are compared
     own.train(Path(pictures).parent/'shown', base, 'run', max_train_steps=args.steps, batch_size=args.batch_size, rank=RANK, learning_rate=RATE, lr_scheduler='constant',
               resolution=args.resolution, lr_warmup_steps=0, min_snr_gamma=0, caption_dropout=0., save_every_steps=0, num_validation=0, seed=SEED,
               buckets=False, mixed_precision=args.precision, device='cpu' if args.device == 'cpu' else None, log_every_steps=min(10, args.steps), compile=args.compile)
