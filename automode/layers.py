@@ -209,9 +209,9 @@ def read_layers(
     if metadata.get('automode.dora_norm') != 'base':
         for tensors in layers.values():
             if len(tensors.get('dora_scale', '')) > 1: tensors['magnitude'] = tensors.pop('dora_scale').flatten()
-    if say and (found := bundled_embeddings(keys)):
-        print(f"skipped in '{path}': {len(found)} embedding{'s' if len(found) > 1 else ''} ({', '.join(found[:5])})",
-              file=sys.stderr)
+    if say and (skipped := bundled_embeddings(keys)):
+        s = 's' if len(skipped) > 1 else ''
+        print(f"skipped in '{path}': {len(skipped)} embedding{s} ({', '.join(skipped[:5])})", file=sys.stderr)
     return layers, metadata
 
 # %% ../nbs/06_layers.ipynb #264ea140
