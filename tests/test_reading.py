@@ -305,6 +305,7 @@ def test_what_lora_info_finds(tmp_path, capsys):
     save_file(good, tmp_path/'adapter.safetensors', said_of)
     (tmp_path/'pointer.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
     shown = said(capsys, 'lora', 'info', tmp_path)
-    assert 'pointer.safetensors' in shown and 'plain form of style.safetensors, a DoRA, 1.2% of its change missing' in shown
+    assert 'pointer.safetensors' in shown
+    assert 'plain LoRA made from style.safetensors, a DoRA, 1.2% of its weight delta missing' in shown
     save_file(good | pair('transformer.layers.0'), tmp_path/'adapter.safetensors')
     assert 'problem: ' in said(capsys, 'lora', 'info', tmp_path/'adapter.safetensors', code=1)
