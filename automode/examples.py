@@ -22,7 +22,7 @@ from .copies import can_hash, group_pairs, hash_image, near_groups
 from .core import Problem, as_path, counted, make_generator, progress, read_json, shell_word, write_json
 from .dataset import Dataset, training_prompt
 from .folder import open_folder, tell_stale
-from .images import IMAGE_SUFFIXES, MAX_PIXELS, _mask_name, _opening, fit_image, list_folder, open_image, picture_size
+from .images import IMAGE_SUFFIXES, MAX_PIXELS, _mask_name, _opening, fit_image, list_folder, open_image, image_size
 
 # %% ../nbs/07_examples.ipynb #9cd96b0f
 class Example(NamedTuple):
@@ -119,7 +119,7 @@ def _mask_trouble(
         return f"its mask '{mask}' is the image itself; give the folder that holds the masks"
     try: open_image(mask, at_least=64)
     except Problem as e: return f'its mask cannot be used: {e}'
-    width, height = picture_size(mask)
+    width, height = image_size(mask)
     if abs(width - height*size[0]/size[1]) <= max(1, .02*width): return ''
     return (f"its mask '{mask}' is {width} x {height} pixels and the picture {size[0]} x {size[1]}; "
             'give a mask of the same proportions')
@@ -221,7 +221,7 @@ def _look(
 ) -> Look|str: # What it is like, or why it cannot be read
     "Read one picture, unless its content is known"
     try:
-        size = picture_size(path)
+        size = image_size(path)
         digest = digest_file(path)
         if known.get(digest, ((0, 0),))[0] == size: return Look(digest, *known[digest])
         image = open_image(path, background, at_least=256)
@@ -354,7 +354,7 @@ def assign(
     no_upscale:bool=False, # Give pictures that are too small a smaller bucket?
 ) -> list[Example]: # The same, each with its bucket
     "Give each picture the size that it is trained at: the bucket that keeps most of it, or a square"
-    sizes = {n: o.size or picture_size(o.path) for n, o in enumerate(examples)}
+    sizes = {n: o.size or image_size(o.path) for n, o in enumerate(examples)}
     choice = make_buckets(resolution, multiple, max_ratio=None if buckets else 1)
     groups = assign_buckets(sizes, choice, no_upscale and buckets, multiple)
     chosen = {n: bucket for bucket, numbers in groups.items() for n in numbers}
