@@ -324,6 +324,7 @@ def _chunks(handle:int) -> Iterator[tuple[bytes,int,int]]:
         yield kind, at + 8, length
         at += length + 12
 
+# %% ../nbs/01_images.ipynb #8d599937
 def _without_bad_chunks(path:Path) -> tuple[Path|io.BytesIO,bytes]:
     "Drop the chunks of a PNG that Pillow would reject; returns the source to read, and a profile too large for Pillow"
     holes, texts, profile, header = [], 0, b'', b''
@@ -372,6 +373,7 @@ def _inspect_chunk(
     bad = size < 0 or size > _MAX_TEXT or texts + size > _MAX_TEXTS
     return texts + (0 if bad else size), bad, b''
 
+# %% ../nbs/01_images.ipynb #70133c27
 def _decompress(kind:bytes, data:bytes) -> tuple[int,bytes]:
     "Decompress a text or a profile up to its limit; returns its size (-1 for an unknown compression) and content"
     name, _, rest = data.partition(b'\0')
@@ -627,6 +629,7 @@ def to_png(
     image.save(file, 'PNG', pnginfo=info)
     return file.getvalue()
 
+# %% ../nbs/01_images.ipynb #020fbb2c
 def save_png(
     image:Image.Image, # Image to write
     path:str|Path, # Path of the PNG file
