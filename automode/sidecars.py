@@ -89,6 +89,7 @@ def _stems(name:str) -> list[str]:
     crop = ['_'.join(stem.split('_')[:-4])]*(stem.count('_') >= 4)
     return [o for o in (stem, name, *crop) if o]
 
+# %% ../nbs/01_sidecars.ipynb #bf505675
 class Sidecars:
     "Caption files in a folder of images"
     def __init__(
