@@ -77,6 +77,7 @@ def read(
     if not again: dataset.bad |= _still_rejected(folder)
     return dataset
 
+# %% ../nbs/02_dataset.ipynb #e5daae45
 def _still_rejected(folder:Path) -> dict[str,str]:
     "Read reasons from `rejected.jsonl`, by `file_name`, for images that have not changed since"
     path, found, seek = folder/REJECTED, {}, make_seeker(folder)
@@ -118,7 +119,7 @@ def summary(self:Dataset) -> str: # Sentence without a period
     if reasons: text += f", {len(reasons)} cannot be used: {'; '.join(reasons[:5])}{' …' if len(reasons) > 5 else ''}"
     if backups := ', '.join(sorted({o for o in self._dropped.values()
                                     if o})): text += f'; the old file is kept as {backups}'
-    if self.conflicts: text += f'; also changed by another process: {len(self.conflicts)} (see conflicts and the backup)'
+    if n := len(self.conflicts): text += f'; also changed by another process: {n} (see conflicts and the backup)'
     return text
 
 def _reasons(dataset:Dataset) -> dict[str,str]:
