@@ -15,7 +15,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from .core import Problem, progress
-from .images import BadImage, crop_box, fit_image, image_grid, open_image, picture_size
+from .images import BadImage, crop_box, fit_image, image_grid, open_image, image_size
 
 # %% ../nbs/02_buckets.ipynb #998a0af1
 def make_buckets(
@@ -88,7 +88,7 @@ def read_sizes(
 
 def _size_or_reason(path:Path) -> tuple[int,int]|str:
     "Read the size of one image, or the reason why it is unreadable"
-    try: return picture_size(path)
+    try: return image_size(path)
     except BadImage as e: return str(e)
 
 def assign_buckets(

@@ -21,7 +21,7 @@ from .core import Problem, as_html, as_path, counted, find_model, loading, parse
 from .dataset import METADATA, Dataset, find_metadata, read_taken, training_prompt
 from .family import families
 from .folder import open_folder, read_outside
-from .images import BadImage, data_uri, open_image, picture_size
+from .images import BadImage, data_uri, open_image, image_size
 from .tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
 
 # %% ../nbs/06_check.ipynb #ed9d4079
@@ -246,7 +246,7 @@ def _check_tokens(check:Check) -> None:
 def _look(path:Path, hashing:bool, background:str='white') -> tuple[tuple[int,int]|None, tuple|None, str]:
     "Read the size of an image and its hash, or the reason why it cannot be read"
     try:
-        size, image = picture_size(path), open_image(path, background, at_least=64)
+        size, image = image_size(path), open_image(path, background, at_least=64)
         return size, hash_image(image) if hashing else None, ''
     except BadImage as e: return None, None, e.reason or str(e)
 

@@ -23,7 +23,7 @@ from .dataset import Dataset, training_prompt
 from .folder import open_folder, tell_stale
 from .formats import MAX_REPEATS
 from .images import IMAGE_SUFFIXES, MAX_PIXELS, _mask_name, _opening, fit_image, list_folder, open_image
-from .images import picture_size
+from .images import image_size
 
 # %% ../nbs/07_examples.ipynb #9cd96b0f
 class Example(NamedTuple):
@@ -107,7 +107,7 @@ def _mask_trouble(mask:Path, example:Example) -> str:
         return f"its mask '{mask}' is the image itself; pass the folder that contains the masks"
     try: open_image(mask, at_least=64)
     except Problem as e: return f'its mask cannot be used: {e}'
-    width, height = picture_size(mask)
+    width, height = image_size(mask)
     if abs(width - height*size[0]/size[1]) <= max(1, .02*width): return ''
     return (f"its mask '{mask}' is {width} x {height} pixels but the image {size[0]} x {size[1]}; "
             'use a mask of the same aspect ratio')
@@ -201,7 +201,7 @@ def _inspect_images(paths:Sequence[Path], background:str='white', record:Path|No
 def _inspect(path:Path, background:str, known:dict[str,tuple]) -> _ImageFacts|str:
     "Decode one image, unless its content is known"
     try:
-        size = picture_size(path)
+        size = image_size(path)
         digest = digest_file(path)
         if known.get(digest, ((0, 0),))[0] == size: return _ImageFacts(digest, *known[digest])
         image = open_image(path, background, at_least=256)
@@ -327,7 +327,7 @@ def assign(
     no_upscale:bool=False, # Use smaller buckets for small images?
 ) -> list[Example]: # Examples with their buckets
     "Assign each example the bucket that keeps most of its image, or a square"
-    sizes = {n: o.size or picture_size(o.path) for n, o in enumerate(examples)}
+    sizes = {n: o.size or image_size(o.path) for n, o in enumerate(examples)}
     choice = make_buckets(resolution, multiple, max_ratio=None if buckets else 1)
     groups = assign_buckets(sizes, choice, no_upscale and buckets, multiple)
     chosen = {n: bucket for bucket, numbers in groups.items() for n in numbers}

@@ -19,25 +19,25 @@ from .rows import new_row, picture_key
 
 # %% ../nbs/03_folder.ipynb #955f3bf8
 def _forget(row):
-    "Make the caption of `row` empty; every key of another program stays"
+    "Clear the caption of `row`, and keep the keys of other programs"
     row |= {k: o for k, o in new_row(row['file_name']).items() if k in ('text', 'status')}
 
 def _set_names_aside(reading, names_count):
-    "Leave out the captions of `reading` that are names of files, and those that are names of folders unless they count"
+    "Ignore captions of `reading` that are file names and, unless `names_count`, those that are folder names"
     by_name = formats[reading.name].by_name
     for row in reading.dataset:
         if by_name or not names_count and row['file_name'] in reading.from_names: _forget(row)
     if not by_name: return
     reading.name, reading.reason, reading.captions_from = 'sidecars', 'there are no captions', ''
-    reading.left_out['names that look like captions, which automode convert takes'] = [o['file_name']
-                                                                                       for o in reading.dataset]
+    names = [o['file_name'] for o in reading.dataset]
+    reading.left_out['names that look like captions, which automode convert uses'] = names
 
 # %% ../nbs/03_folder.ipynb #510d57e9
 def open_folder(
     folder:str|Path, # Folder of images, with captions in any format or without
-    names_count:bool=True, # Do folder names such as `10_tiantian rabbit` count as captions?
-) -> Reading: # The dataset, and what was read and left out; `outside` of the dataset has the captions of other files
-    "Read the images and captions of `folder` where they are, as every command does; nothing is written"
+    names_count:bool=True, # Whether folder names such as `10_tiantian rabbit` count as captions
+) -> Reading: # Dataset and a report of what was read; `dataset.outside` holds captions of other files
+    "Read the images and captions of `folder` in place, as every command does, without writing anything"
     folder = as_path(folder)
     reading = read_folder(folder)
     _set_names_aside(reading, names_count)
@@ -46,11 +46,11 @@ def open_folder(
     return reading
 
 def _words_of(dataset):
-    "Captions by `file_name`, of the rows that have one"
+    "Map `file_name` to caption, for rows that have one"
     return {picture_key(o): o['text'] for o in dataset if o.get('text')}
 
 def _add_new(reading, names_count):
-    "Give the images that have no row yet the row that the format of the folder gives them"
+    "Fill in rows for new images, as the format of the folder describes them"
     dataset = reading.dataset
     if not dataset.new: return
     rows = {picture_key(o): o for o in _read_outside(dataset.folder, names_count).dataset}
@@ -58,40 +58,40 @@ def _add_new(reading, names_count):
     dataset.outside = _words_of(dataset.new)
 
 def _read_outside(folder, names_count=True):
-    "Read `folder` as if automode had never written its table"
+    "Read `folder`, ignoring the table of automode"
     reading = read_folder(folder, but=folder/METADATA)
     _set_names_aside(reading, names_count)
     return reading
 
 # %% ../nbs/03_folder.ipynb #bd479a61
 def as_dataset(
-    folder:str|Path|Dataset, # Folder of images, with captions in any format or without
-    bare:bool=False, # Take images none of which has a caption?
-) -> Dataset: # The dataset
-    "Read the dataset of `folder` with the images that it has rows for; take a dataset as it is"
+    folder:str|Path|Dataset, # Folder of images, with captions in any format or without; or a dataset
+    bare:bool=False, # Whether to accept a folder without captions
+) -> Dataset: # Dataset with the images that have rows
+    "Read the dataset of `folder`; a `Dataset` is returned unchanged"
     if isinstance(folder, Dataset): return folder
     table = find_metadata(as_path(folder))
     if table.is_file() and any(is_ours(row) for _, row in read_table(table)): return Dataset.read(as_path(folder))
     dataset = open_folder(folder).dataset
-    return dataset if bare or any(o.get('text')
-                                  for o in dataset) else Dataset.read(as_path(folder))       # which says what to do
+    if bare or any(o.get('text') for o in dataset): return dataset
+    return Dataset.read(as_path(folder)) # raises a `Problem` that explains what to do
 
 # %% ../nbs/03_folder.ipynb #66476f75
 def read_outside(
-    dataset:Dataset, # Dataset with rows of its own
-    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
+    dataset:Dataset, # Dataset to compare with
+    source:str|Path|None=None, # Folder that the dataset was copied from; None for its own folder
 ) -> dict[str,str]: # Captions by `file_name`
-    "Read the captions that people wrote in text files and tables, or in the dataset `source`"
+    "Read captions from text files and tables, or from the dataset in `source`"
     source = dataset.folder if source is None else as_path(source)
     if not list_folder(source).images: return {}
     if source.resolve() == dataset.folder.resolve(): return _words_of(_read_outside(source, names_count=False).dataset)
     return open_folder(source, names_count=False).dataset.own_words()
 
 def tell_stale(
-    dataset:Dataset, # Dataset with rows of its own
-    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
-) -> list[str]: # A sentence, or none
-    "Say which captions changed outside after they were taken over, or were never read, and how to take them"
+    dataset:Dataset, # Dataset to compare with
+    source:str|Path|None=None, # Folder that the dataset was copied from; None for its own folder
+) -> list[str]: # One sentence, or none
+    "Report captions that changed outside automode or were never imported, with the command that imports them"
     source = dataset.folder if source is None else source
     stale = dataset.stale(read_outside(dataset, source))
     if not stale: return []
@@ -100,20 +100,20 @@ def tell_stale(
     said = [f"{counted(len(o), 'caption')} {what} ({', '.join(o[:3])}{' …'*(len(o) > 3)})"
             for o, what in ((changed, f"changed in '{source}' after being read"),
                             (unread, f"of '{source}' not read yet")) if o]
-    return [f"{', '.join(said)}; to take them over: automode captions {shell_word(dataset.folder)} --from "
+    return [f"{', '.join(said)}; to import them: automode captions {shell_word(dataset.folder)} --from "
             f"{shell_word(source)}"]
 
 # %% ../nbs/03_folder.ipynb #2de6da4a
 def take_outside(
     dataset:str|Path|Dataset, # Dataset, or its folder
-    source:str|Path|None=None, # Folder that the dataset was copied from; None means its own folder
-    dry_run:bool=False, # Only show what would change?
-    show:int=10, # Captions to show
-) -> Changes: # What changed
-    "Take over the captions that changed outside; `undo` brings the old ones back"
+    source:str|Path|None=None, # Folder that the dataset was copied from; None for its own folder
+    dry_run:bool=False, # Whether to only preview the changes
+    show:int=10, # Number of captions to show
+) -> Changes: # Changed captions
+    "Import captions that changed outside automode; `undo` restores the old ones"
     dataset = as_dataset(dataset)
     stale = dataset.stale(read_outside(dataset, source))
-    step = Edit('take over captions changed outside', lambda text, row: stale[picture_key(row)])
+    step = Edit('import captions changed outside automode', lambda text, row: stale[picture_key(row)])
     changes = edit_captions(dataset, step, where=lambda row: picture_key(row) in stale, excluded=True, dry_run=dry_run,
                             show=show)
     if not dry_run: note_taken(dataset.folder, stale)

@@ -29,7 +29,7 @@ from .core import Problem, counted, pick_device, pick_dtype
 from .examples import Example, assign, bucket_multiple
 from .family import Family
 from .fast import speed_up
-from .images import picture_size
+from .images import image_size
 from .latents import Cache, fill_cache, make_cache
 from .models import BaseModel, count_tokens
 from .objectives import check_objective
@@ -168,7 +168,7 @@ def add_class_images(
     prompt = f'a picture of a {config.class_word}'
     with accelerator.main_process_first():
         paths = generate_class_images(base, cache_folder(plan, 'class_images'), prompt, num, config.seed)
-    made = [Example(o, prompt, size=picture_size(o), digest=digest_file(o)) for o in paths]
+    made = [Example(o, prompt, size=image_size(o), digest=digest_file(o)) for o in paths]
     return replace(plan, class_examples=[*plan.class_examples, *made])
 
 # %% ../nbs/07_setup.ipynb #827ad4ce

@@ -37,10 +37,10 @@ for path in sorted(home.glob('*.py')):
 assert not without, f'no docstring: {without}'
 os.chdir(tempfile.mkdtemp())
 from PIL import Image
-from automode.images import find_images, image_grid, open_image, picture_size, data_uri
+from automode.images import find_images, image_grid, open_image, image_size, data_uri
 from automode.starter import sample_pictures, starter_folder, starter_names, provenance
 pictures = sample_pictures('subject')
-assert len(find_images(pictures[0].parent)) == 6 and picture_size(pictures[0])
+assert len(find_images(pictures[0].parent)) == 6 and image_size(pictures[0])
 grid = image_grid([open_image(o) for o in pictures])
 assert data_uri(grid).startswith('data:image/jpeg') and len(starter_names()) > 100 and 'Apache' in provenance()
 from automode.dataset import Dataset

@@ -220,7 +220,7 @@ def bad_place(tmp_path_factory):
     "A folder with everything that can be wrong"
     top = tmp_path_factory.mktemp('bad')
     (top/'empty').mkdir()
-    (top/'text.txt').write_text('not a picture')
+    (top/'text.txt').write_text('not an image')
     (top/'broken.safetensors').write_bytes(b'not a LoRA')
     pictures(top/'uncaptioned')
     captioned(top/'captioned')

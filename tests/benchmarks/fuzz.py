@@ -311,8 +311,8 @@ class Images:
         return out
 
     def read(self, path):
-        from automode.images import open_image, picture_size
-        each(lambda: picture_size(path), lambda: open_image(path), lambda: open_image(path, 'white', 8))
+        from automode.images import open_image, image_size
+        each(lambda: image_size(path), lambda: open_image(path), lambda: open_image(path, 'white', 8))
 
 class Toml:
     "kohya's dataset TOML"
