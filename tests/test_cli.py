@@ -9,13 +9,13 @@ from automode.core import data_path
 from automode.lora import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
-COMMANDS = 'caption check captions convert train generate lora push run demo dreambooth completion'.split()
+COMMANDS = 'caption check edit convert train generate lora push run demo dreambooth completion'.split()
 SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
 FLAGS = {
     'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
                'allow_private strict device dtype',
     'check': 'base resolution token class_word strict',
-    'captions': 'find replace regex drop drop_repeats prefix suffix put_token token class_word template existing dry_run undo redo',
+    'edit': 'find replace regex drop drop_repeats prefix suffix put_token token class_word template existing dry_run undo redo',
     'convert': 'to from token class_word repeats strict',
     'train': 'base out name max_train_steps batch_size rank alpha learning_rate resolution seed save_every_steps token class_word train_text_encoder flip_p device',
     'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
@@ -74,8 +74,8 @@ def test_help_lists_the_flags_and_an_example(command):
 def test_every_command_is_here_and_shows_each_thing_that_it_does():
     from automode.cli import commands, flag_words
     assert sorted(commands) == sorted(COMMANDS)
-    for name, (_, example, *_) in commands.items():
-        lines = [o.strip() for o in example.splitlines()]
+    for name, command in commands.items():
+        lines = [o.strip() for o in command.example.splitlines()]
         assert all(re.match(rf'(accelerate launch .*-m automode\.cli|(source <\()?automode) {name}\b', o) for o in lines), lines
         actions = flag_words().get(f'{name} action', ())
         assert all(any(o.startswith(f'automode {name} {action} ') for o in lines) for action in actions)
@@ -91,7 +91,7 @@ def test_version():
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_an_unknown_flag_is_a_mistake(command, tmp_path):
-    done = automode(command, *['pictures']*(command in ('caption', 'check', 'captions', 'train', 'run')), *['a', 'b']*(command in ('convert', 'push')), '--sead', '1', cwd=tmp_path)
+    done = automode(command, *['pictures']*(command in ('caption', 'check', 'edit', 'train', 'run')), *['a', 'b']*(command in ('convert', 'push')), '--sead', '1', cwd=tmp_path)
     said = fails(done, '--sead', code=2)
     assert 'did you mean --seed?' in said or 'seed' not in FLAGS[command].split()
     assert not tree(tmp_path)
@@ -101,8 +101,8 @@ def test_an_unknown_command_is_a_mistake():
     assert done.returncode == 2 and 'did you mean train?' in done.stderr and 'Traceback' not in done.stderr
 
 @pytest.mark.parametrize('args, words', [
-    (['caption'], 'PICTURES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
-    (['dreambooth', '--debug', 'perhaps'], 'neither yes nor no'), (['generate', '--prompt'], 'expected at least one argument')])
+    (['caption'], 'IMAGES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
+    (['dreambooth', '--debug', 'perhaps'], "must be yes or no, got 'perhaps'"), (['generate', '--prompt'], 'expected at least one argument')])
 def test_a_flag_that_makes_no_sense_is_a_mistake(args, words): fails(automode(*args), words, code=2)
 
 
@@ -129,7 +129,7 @@ def test_tab_offers_what_a_flag_takes(script):
     assert tab(script, 'train', 'holiday', '--adapter', 'lo') == ['lora', 'loha', 'lokr']
     assert tab(script, 'train', '--learn') == ['--learning_rate']
     assert tab(script, 'lora', '') == ['info', 'convert', 'resize', 'merge'] and tab(script, 'lora', 'convert', 'x', '--to', '') == ['kohya', 'diffusers']
-    assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'captions', 'x', '--where_status', 'ex') == ['excluded']
+    assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'edit', 'x', '--where_status', 'ex') == ['excluded']
     assert tab(script, 'completion', '') == ['bash', 'zsh', 'fish'] and tab(script, 'completion', '--') == ['--help']
     assert tab(script, 'train', 'holi') == []                              # files, by bash itself
 
@@ -193,7 +193,7 @@ BAD = {
     'a file for a folder': (['caption', 'text.txt'], 'text.txt'),
     'an address that is no picture': (['caption', 'https://localhost/x.png'], 'allow_private'),
     'an address of another kind': (['caption', 'ftp://example.org/x.png'], 'ftp'),
-    'no dataset to change': (['captions', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
+    'no dataset to change': (['edit', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
     'a format that is none': (['convert', 'captioned', 'new', '--to', 'zip'], "got 'zip'"),
     'nothing to check': (['check', 'gone'], 'gone'),
     'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
@@ -261,10 +261,10 @@ def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
     assert 'captioned 4, ' in done('caption', 'holiday', '--overwrite', '--prompt', 'a picture of', '--keep_prompt', 'no', '--num_captions', '3')
     assert not any('picture of' in o for o in texts())
     after = texts()
-    assert 'dry run' in done('captions', 'holiday', '--prefix', 'ink drawing, ', '--dry_run').splitlines()[-1] and texts() == after
-    done('captions', 'holiday', '--prefix', 'ink drawing, ')
+    assert 'dry run' in done('edit', 'holiday', '--prefix', 'ink drawing, ', '--dry_run').splitlines()[-1] and texts() == after
+    done('edit', 'holiday', '--prefix', 'ink drawing, ')
     assert texts() == ['ink drawing, ' + o for o in after]
-    done('captions', 'holiday', '--undo')
+    done('edit', 'holiday', '--undo')
     assert texts() == after and texts() != before
     said = done('check', 'holiday', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
     assert 'diary.jpg' in said and 'tiantian thing, ' in said and '1 error' in said
