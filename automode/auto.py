@@ -64,12 +64,12 @@ def run(
     pictures:str|Path, # Folder of images; it is not changed
     # `starter`, a folder, or a Hugging Face id such as `Salesforce/blip-image-captioning-large`
     captioner:str|Path='starter',
-    # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id such as `CompVis/stable-diffusion-v1-4`
+    # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id, e.g. `CompVis/stable-diffusion-v1-4`
     base:str|Path='starter',
     out:str|Path='out', # Output folder: dataset, run, before_after.png, report.html
     prompt:str|None=None, # Beginning of every caption (default: the captioner's own)
     name:str|None=None, # Name of the LoRA file (default: the last part of `out`)
-    prompts:list[str]|None=None, # Prompts to generate images for, without and with the LoRA (default: captions or the token)
+    prompts:list[str]|None=None, # Prompts of the comparison (default: captions, or the token)
     background:str|None=None, # Background color of transparent images (default: white)
     seed:int=0, # Random seed
     device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
@@ -157,7 +157,8 @@ def _checked(
 # %% ../nbs/12_auto.ipynb #324c88f9
 def dreambooth(
     project_name:str|None=None, # Name of the project and of its folder
-    training_model:str|Path|None=None, # Base model: `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
+    # Base model: `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
+    training_model:str|Path|None=None,
     training_images:str|Path|None=None, # Folder of images of the subject
     regularization_images:str|Path|None=None, # Folder of class images
     max_training_steps:int|None=None, # Optimizer steps

@@ -335,7 +335,7 @@ def caption_folder(
     # `starter`, a folder, or a Hugging Face id such as `Salesforce/blip-image-captioning-large`
     captioner:str|Path|Callable='starter',
     prompt:str|None=None, # Beginning of every caption (BLIP: `a photography of`), or request to a chat model
-    out:str|Path|None=None, # Folder for a copy with captions, or for images from the web (default: none; `fetched`)
+    out:str|Path|None=None, # Folder for a copy with captions, or for images from the web (default: no copy; `fetched`)
     batch_size:int|None=None, # Images per forward pass (default: automatic)
     num_beams:int|None=None, # Beam search width; 1 = greedy (default: 3, or 1 with `top_p`)
     max_new_tokens:int|None=None, # Maximum length in tokens, without the prompt (default: 30; 200 for chat models)
@@ -343,7 +343,8 @@ def caption_folder(
     seed:int=0, # Sampling seed
     num_captions:int=1, # Candidates per image; the one with the highest score becomes the caption
     keep_prompt:str|bool='yes', # Keep the prompt in the caption: `yes`, `no`, or the words that replace it
-    recaption:str|float|Sequence[str]|None=None, # Captions to redo: `below=SCORE`, file names, or a `.txt` file of names
+    # Captions to redo: `below=SCORE`, file names, or a `.txt` file of names
+    recaption:str|float|Sequence[str]|None=None,
     overwrite:bool=False, # Redo all captions of captioners; captions that you edited or accepted are kept
     background:str|None=None, # Background color of transparent images, for all later steps too (default: white)
     device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)

@@ -89,8 +89,8 @@ for _option in ( # of decoding, given to each call of a captioner
 for _option in ( # of a captioner, given when it is loaded
     CaptionOption('trust_remote_code', "Allow code from the model's repository; read it first", off=(None, False),
                   rule='true or false', right=_flag, loads=True),
-    CaptionOption('prompt_template', 'Request to a chat model; `{prompt}` in it is replaced by the prompt', off=(None, ''),
-                  rule='text', right=_text, everywhere=False, loads=True),
+    CaptionOption('prompt_template', 'Request to a chat model; `{prompt}` in it is replaced by the prompt',
+                  off=(None, ''), rule='text', right=_text, everywhere=False, loads=True),
     CaptionOption('prefix', 'Words in front of every caption (all captioners that write, except BLIP)', off=(None, ''),
                   rule='text', right=_text, everywhere=False, loads=True),
     CaptionOption('thresholds', 'Minimum probability of a tag, 0 to 1 (taggers)', right=_probabilities,

@@ -535,7 +535,7 @@ def _tell_unknown(name:str) -> int:
 def _current_name(name:str) -> str:
     "Name of a command that may have been typed with its earlier name"
     if name not in ALIASES: return name
-    print(f'note: automode {name} is now automode {ALIASES[name]}', file=sys.stderr)
+    if _is_main(): print(f'note: automode {name} is now automode {ALIASES[name]}', file=sys.stderr)
     return ALIASES[name]
 
 def run_command(

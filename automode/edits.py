@@ -516,7 +516,8 @@ def change_captions(
     *,
     template:str='', # New text of the captions, e.g. "a photo of {token} {class_word}"
     captions:str|Path|None=None, # File of new captions: `.json`, `.jsonl` or `.csv` with `file_name` and `text`
-    existing:str='skip', # New captions for images that have one: `skip`, `keep` those that you edited, or `overwrite` all
+    # New captions for images that have one: `skip` them, `keep` those that you edited, or `overwrite` all
+    existing:str='skip',
     find:str|None=None, # Text to find
     replace:str='', # Replacement (default: nothing)
     regex:bool=False, # Treat `find` and `where_text` as regular expressions

@@ -129,7 +129,8 @@ class Parser(argparse.ArgumentParser):
         "Message about a flag that does not exist"
         name, names = flag.strip('-'), [o.strip('-') for o in flags]
         near = get_close_matches(name, names, 1) or [o for o in names if len(name) > 3 and name in o]
-        if KOHYA.get(name) in names: return f'there is no flag {flag}; this flag of sd-scripts is --{KOHYA[name]} in automode'
+        if KOHYA.get(name) in names:
+            return f'there is no flag {flag}; this flag of sd-scripts is --{KOHYA[name]} in automode'
         return f'there is no flag {flag}' + (f'; did you mean --{near[0]}?' if near else '')
 
 KOHYA = dict( # our flags by their names in sd-scripts
