@@ -354,7 +354,7 @@ def caption_folder(
     allow_private:bool=False, # Allow URLs on this machine and its local network
     **options, # Options of the captioner, e.g. `thresholds`; see `load_captioner`
 ) -> Dataset: # Dataset; `bad` names unusable images, `counts` counts captioned, skipped, rejected and kept ones
-    "Caption the images of a folder, and keep the captions in its `metadata.jsonl`"
+    "Caption the images of a folder, and keep the captions in its `metadata.jsonl`; `captioner` may be a function too"
     decoding = dict(num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed,
                     num_captions=num_captions)
     web = dict(timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)
