@@ -61,19 +61,21 @@ def _draw_and_report(
 # %% ../nbs/12_auto.ipynb #bcc64c7c
 @delegates(train, keep=True, but=['name', 'out'])
 def run(
-    pictures:str|Path, # Folder of pictures; it is not changed
-    captioner:str|Path='starter', # `starter`, a folder, or a Hugging Face id
-    base:str|Path='starter', # `starter`, a folder, a file, or a Hugging Face id
-    out:str|Path='out', # Folder for everything
-    prompt:str|None=None, # Beginning of every caption; None takes the captioner's usual one
-    name:str|None=None, # Name of the LoRA; None takes the last part of `out`
-    prompts:list[str]|None=None, # What to draw without and with the LoRA; None chooses
-    background:str|None=None, # Colour behind transparent pictures; None leaves it as it is, white at first
-    seed:int=0, # Seed of everything random
-    device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
+    pictures:str|Path, # Folder of images; it is not changed
+    # `starter`, a folder, or a Hugging Face id such as `Salesforce/blip-image-captioning-large`
+    captioner:str|Path='starter',
+    # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id, e.g. `CompVis/stable-diffusion-v1-4`
+    base:str|Path='starter',
+    out:str|Path='out', # Output folder: dataset, run, before_after.png, report.html
+    prompt:str|None=None, # Beginning of every caption (default: the captioner's own)
+    name:str|None=None, # Name of the LoRA file (default: the last part of `out`)
+    prompts:list[str]|None=None, # Prompts of the comparison (default: captions, or the token)
+    background:str|None=None, # Background color of transparent images (default: white)
+    seed:int=0, # Random seed
+    device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
     **kwargs,
-) -> Run: # The finished run, in `out/run`
-    "Caption the pictures, train a LoRA, draw without and with it, write a report"
+) -> Run: # Finished run, in `out/run`
+    "Caption the images, train a LoRA, generate images without and with it, write a report"
     out, started = Path(out), time.time()
     find_model(base, 'base')                                    # say now, not after the captions, what is wrong
     name = check_name(name or out.resolve().name)
@@ -93,10 +95,10 @@ def run(
 DEMO_THINGS = ['red apple', 'rabbit', 'house', 'fish', 'strawberry', 'rocket']
 
 def demo(
-    out:str|Path='demo', # Folder for everything
-    **kwargs, # Passed on to `run`, e.g. `max_train_steps`
-) -> Run: # The finished run
-    "The whole line on the pictures and models that come with automode: a few minutes on two cores, no network"
+    out:str|Path='demo', # Output folder: dataset, run, before_after.png, report.html
+    **kwargs, # Arguments of `run`, e.g. `max_train_steps`
+) -> Run: # Finished run
+    "Run all steps on the built-in images and models: a few minutes on a laptop, no network"
     pictures = sample_pictures('style')[0].parent
     return run(pictures, out=out, prompt='a picture of', prompts=[starter_prompt(o) for o in DEMO_THINGS], **kwargs)
 
@@ -154,23 +156,24 @@ def _checked(
 
 # %% ../nbs/12_auto.ipynb #324c88f9
 def dreambooth(
-    project_name:str|None=None, # Name of the LoRA and of its folder
-    training_model:str|Path|None=None, # Base model: `starter`, a folder, a file, or a Hugging Face id
-    training_images:str|Path|None=None, # Folder of pictures of the subject
-    regularization_images:str|Path|None=None, # Folder of pictures of other things of that class
-    max_training_steps:int|None=None, # Steps
-    token:str|None=None, # Rare word that names the subject
-    class_word:str|None=None, # What kind of thing it is
-    token_only:bool=False, # Train the token without a class word, and without regularization?
-    flip_p:float=.5, # Share of pictures that are mirrored
-    learning_rate:float=1e-6, # As for full fine-tuning; see `lora_learning_rate`
-    save_every_x_steps:int=0, # Steps between checkpoints; 0 keeps the last
-    seed:int=23, # Seed of everything random
-    gpu:int=0, # Number of the GPU
-    debug:bool=False, # Log every step?
-    config_file_path:str|Path|None=None, # JSON file with these settings
-    device:str|None=None, # `cpu` to leave a GPU alone
-) -> Run: # The finished run, in a folder named `project_name`
+    project_name:str|None=None, # Name of the project and of its folder
+    # Base model: `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
+    training_model:str|Path|None=None,
+    training_images:str|Path|None=None, # Folder of images of the subject
+    regularization_images:str|Path|None=None, # Folder of class images
+    max_training_steps:int|None=None, # Optimizer steps
+    token:str|None=None, # Trigger: rare word that names the subject
+    class_word:str|None=None, # Class of the subject
+    token_only:bool=False, # Train the token without a class word and without class images
+    flip_p:float=.5, # Probability of a horizontal flip, 0 to 1
+    learning_rate:float=1e-6, # Learning rate for full fine-tuning; the LoRA gets a higher one, which is printed
+    save_every_x_steps:int=0, # Steps between checkpoints; 0 keeps only the last
+    seed:int=23, # Random seed
+    gpu:int=0, # Index of the GPU
+    debug:bool=False, # Log every step
+    config_file_path:str|Path|None=None, # JSON file of these settings; it overrides the flags
+    device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
+) -> Run: # Finished run, in a folder named `project_name`
     "Train a subject's LoRA with the settings of JoePenna's Dreambooth-Stable-Diffusion"
     flags = _checked({k: v for k, v in locals().items() if k != 'device'})
     model, token, class_word = flags['training_model'], flags['token'], flags['class_word']

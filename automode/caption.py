@@ -331,28 +331,30 @@ def check_options(
 
 # %% ../nbs/04_caption.ipynb #1f4f9a2d
 def caption_folder(
-    folder:str|Path, # Folder of images, captioned or not; address of an image; or `.txt` file of addresses
-    captioner:str|Path|Callable='starter', # `starter`, a folder, a Hugging Face id, or a function from images to texts
-    prompt:str|None=None, # Beginning of every caption, or request to a chat model; None for the usual prompt
-    out:str|Path|None=None, # Folder for a copy; None writes into `folder`, or into `fetched` for images from the web
-    batch_size:int|None=None, # Images per forward pass; None for automatic
-    num_beams:int|None=None, # Beam search width; 1 is greedy; None for 3, or for sampling with `top_p`
-    max_new_tokens:int|None=None, # Largest number of new tokens; None for 30, or 200 for a chat model
-    top_p:float|None=None, # Nucleus sampling instead of beam search: probability mass to sample from
-    seed:int=0, # Random seed of sampling
-    num_captions:int=1, # Candidates per image
-    keep_prompt:str|bool='yes', # Whether the caption keeps the prompt: `yes`, `no`, or the words that replace it
-    recaption:str|float|Sequence[str]|None=None, # Captions to redo: `below=SCORE`, names, or a text file of names
-    overwrite:bool=False, # Whether to write all captions of captioners again
-    background:str|None=None, # Color behind transparent images, kept for all later steps; None leaves it as it is
-    device:str|None=None, # Device; None for the best available
-    dtype:str|None=None, # Precision; None for the device's default
-    timeout:float=20., # Seconds per image from the web
-    max_bytes:int=50_000_000, # Largest size of an image from the web
-    allow_private:bool=False, # Whether addresses may lead to this machine or its network
+    folder:str|Path, # Folder of images, URL of one image (https://...), or `.txt` file of URLs
+    # `starter`, a folder, or a Hugging Face id such as `Salesforce/blip-image-captioning-large`
+    captioner:str|Path|Callable='starter',
+    prompt:str|None=None, # Beginning of every caption (BLIP: `a photography of`), or request to a chat model
+    out:str|Path|None=None, # Folder for a copy with captions, or for images from the web (default: no copy; `fetched`)
+    batch_size:int|None=None, # Images per forward pass (default: automatic)
+    num_beams:int|None=None, # Beam search width; 1 = greedy (default: 3, or 1 with `top_p`)
+    max_new_tokens:int|None=None, # Maximum length in tokens, without the prompt (default: 30; 200 for chat models)
+    top_p:float|None=None, # Nucleus sampling probability, 0 to 1 (default: no sampling)
+    seed:int=0, # Sampling seed
+    num_captions:int=1, # Candidates per image; the one with the highest score becomes the caption
+    keep_prompt:str|bool='yes', # Keep the prompt in the caption: `yes`, `no`, or the words that replace it
+    # Captions to redo: `below=SCORE`, file names, or a `.txt` file of names
+    recaption:str|float|Sequence[str]|None=None,
+    overwrite:bool=False, # Redo all captions of captioners; captions that you edited or accepted are kept
+    background:str|None=None, # Background color of transparent images, for all later steps too (default: white)
+    device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
+    dtype:str|None=None, # `float32`, `float16` or `bfloat16` (default: by the device)
+    timeout:float=20., # Time limit per image from the web, in seconds
+    max_bytes:int=50_000_000, # Size limit per image from the web, in bytes
+    allow_private:bool=False, # Allow URLs on this machine and its local network
     **options, # Options of the captioner, e.g. `thresholds`; see `load_captioner`
 ) -> Dataset: # Dataset; `bad` names unusable images, `counts` counts captioned, skipped, rejected and kept ones
-    "Caption the images of a folder, and keep the captions in its `metadata.jsonl`"
+    "Caption the images of a folder, and keep the captions in its `metadata.jsonl`; `captioner` may be a function too"
     decoding = dict(num_beams=num_beams, max_new_tokens=max_new_tokens, top_p=top_p, seed=seed,
                     num_captions=num_captions)
     web = dict(timeout=timeout, max_bytes=max_bytes, allow_private=allow_private)

@@ -87,13 +87,13 @@ for _option in ( # of decoding, given to each call of a captioner
 
 # %% ../nbs/02_caption_options.ipynb #fc35dc7b
 for _option in ( # of a captioner, given when it is loaded
-    CaptionOption('trust_remote_code', "Whether code from the model's folder may run", off=(None, False),
+    CaptionOption('trust_remote_code', "Allow code from the model's repository; read it first", off=(None, False),
                   rule='true or false', right=_flag, loads=True),
-    CaptionOption('prompt_template', 'Request, with `{prompt}` where the prompt goes', off=(None, ''),
+    CaptionOption('prompt_template', 'Request to a chat model; `{prompt}` in it is replaced by the prompt',
+                  off=(None, ''), rule='text', right=_text, everywhere=False, loads=True),
+    CaptionOption('prefix', 'Words in front of every caption (all captioners that write, except BLIP)', off=(None, ''),
                   rule='text', right=_text, everywhere=False, loads=True),
-    CaptionOption('prefix', 'Words in front of every caption', off=(None, ''),
-                  rule='text', right=_text, everywhere=False, loads=True),
-    CaptionOption('thresholds', 'Smallest probability of a tag, or one for each category', right=_probabilities,
+    CaptionOption('thresholds', 'Minimum probability of a tag, 0 to 1 (taggers)', right=_probabilities,
                   rule='between 0 and 1, or a dict of such numbers by category', everywhere=False, loads=True),
     CaptionOption('escape', 'Whether to write a backslash before parentheses', off=(None, False),
                   rule='true or false', right=_flag, everywhere=False, loads=True),

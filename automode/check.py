@@ -32,9 +32,9 @@ KINDS = { # degree, title, what to do about it
     'unlisted': ('error', 'images without a row, which would be left out', 'run automode caption on the folder'),
     'empty': ('error', 'images without a caption, which would be left out', 'write captions, or run automode caption'),
     'unread': ('warning', 'captions in other files that were never read',
-               'take them over with automode captions FOLDER --from FOLDER'),
+               'take them over with automode edit FOLDER --from FOLDER'),
     'stale': ('warning', 'captions that changed in other files after they were read',
-              'take them over with automode captions FOLDER --from FOLDER'),
+              'take them over with automode edit FOLDER --from FOLDER'),
     'hole': ('warning', 'captions with a {token} or {class_word} that was not given', 'pass --token and --class_word'),
     'no trigger': ('warning', 'prompts that do not name the token', 'write {token} into the captions'),
     'long': ('warning', 'prompts longer than the base reads, which are truncated', 'shorten the captions'),
@@ -295,12 +295,14 @@ def _check_sizes(check:Check) -> None:
 # %% ../nbs/06_check.ipynb #ea75328d
 def check_dataset(
     folder:str|Path, # Folder of images, captioned or not
-    base:str|Path='starter', # Base model to train: `starter`, a folder, a single file, or a Hugging Face id
-    resolution:int|None=None, # Edge of the training square, in pixels; None takes the base model's
-    token:str|None=None, # Token that names the subject
-    class_word:str|None=None, # Class of the subject, e.g. "dog"
-    multiple:int|None=None, # Divisor of the bucket edges, in pixels; None takes 64, or 16 below a resolution of 256
-    near:int=6, # Bits of 64 in which the hashes of near-duplicates may differ
+    # Base model to train on: `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
+    base:str|Path='starter',
+    resolution:int|None=None, # Training resolution: edge of a square, in pixels (default: the base model's)
+    token:str|None=None, # Trigger: rare word that names the subject
+    class_word:str|None=None, # Class of the subject, e.g. rabbit
+    # Bucket sizes are multiples of this number of pixels (default: 64; 16 for small base models)
+    multiple:int|None=None,
+    near:int=6, # Maximum hash distance of near-duplicates, in bits of 64
 ) -> Check: # Findings
     "Check a dataset for problems before training"
     resolution = resolution or read_resolution(base)

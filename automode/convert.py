@@ -95,7 +95,7 @@ def _say_how_to_read(folder:Path, names:Iterable[str]) -> str: # Empty without a
                 None)
     if not name: return ''
     other_name = '' if name.lower().endswith('.json') else f"call it metadata{os.path.splitext(name)[1].lower()}, or "
-    return make_printable(f"; if there are captions in {name}: {other_name}run automode captions "
+    return make_printable(f"; if there are captions in {name}: {other_name}run automode edit "
                           f"{shell_word(folder)} --from {shell_word(folder/name)}")
 
 # %% ../nbs/03_convert.ipynb #71d85aa0
@@ -314,19 +314,19 @@ def _put_notes(out:Output, result:Converted) -> None:
 
 # %% ../nbs/03_convert.ipynb #003763b7
 def convert(
-    src:str|Path, # Folder of captioned images, `.tar`, `.toml` or `.parquet`, or id of a dataset on the Hub
-    out:str|Path, # Output folder: empty, or from the same command before
-    to:str|None=None,
-            # Format to write, see `formats`; None takes `kohya`, or `automode` for a source in kohya's formats
-    from_:str|None=None, # Format of `src`; None detects it
-    token:str|None=None, # Instance token, filled in or put in front
+    # Folder of captioned images in any format; a kohya `.toml`, a `.tar`, a `.parquet`, or a dataset id of the Hub
+    src:str|Path,
+    out:str|Path, # Output folder
+    to:str|None=None, # Format to write (default: `kohya`, or `automode` for a source in kohya's formats)
+    from_:str|None=None, # Format of the source (default: detected)
+    token:str|None=None, # Trigger: rare word that names the subject, for `{token}` in captions
     class_word:str|None=None, # Class of the subject
-    repeats:int|None=None, # For kohya: repeats of an image per epoch; None takes those of its row, or 1
-    text_column:str|None=None, # For imagefolder: column of the captions
-    caption_extension:str='.txt', # For kohya and sidecars: suffix of caption files, `.txt` or `.caption`
-    shard_pictures:int=1000, # For webdataset: highest number of images in a tar file
-    shard_bytes:int=1 << 30, # For webdataset: approximate bytes of images in a tar file
-    link:bool=False, # Make hard links instead of copies, where the disk can?
+    repeats:int|None=None, # Repeats of an image per epoch, for kohya (default: as in its row, or 1)
+    text_column:str|None=None, # Column of the captions, for imagefolder
+    caption_extension:str='.txt', # Suffix of caption files: `.txt` or `.caption`, for kohya and sidecars
+    shard_pictures:int=1000, # Images per `.tar` file, for webdataset
+    shard_bytes:int=1 << 30, # Approximate size of a `.tar` file in bytes, for webdataset
+    link:bool=False, # Make hard links instead of copies, where possible
 ) -> Converted: # Result
     "Convert captioned images from any format to any other; the same call resumes after a kill"
     src, out = as_path(src), as_path(out)

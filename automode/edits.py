@@ -512,30 +512,31 @@ def _add_hints(result:Changes, captions:dict[str,str], template:str, existing:st
 
 # %% ../nbs/03_edits.ipynb #2ffa9016
 def change_captions(
-    folder:str|Path|Dataset, # Dataset or its folder
+    folder:str|Path|Dataset, # Folder of captioned images
     *,
-    template:str='', # New text of every caption, e.g. "a photo of {token} {class_word}"
-    captions:str|Path|None=None, # Path of a JSON, JSONL or CSV file with new captions by `file_name` and `text`
-    existing:str='skip', # When setting captions: `skip` existing ones, `keep` those written by hand, or `overwrite`
-    find:str|None=None, # Text to replace
-    replace:str='', # Replacement
-    regex:bool=False, # Are `find` and `where_text` regular expressions?
-    whole_words:bool=False, # Find whole words only?
-    ignore_case:bool=False, # Ignore case?
-    drop:Iterable[str]=(), # Words and phrases to remove
-    drop_repeats:bool=False, # Remove repeated words and phrases?
-    put_token:bool=False, # Insert the trigger word where it is missing?
-    token:str|None=None, # Trigger word of the subject; None leaves `{token}` for training to fill in
-    class_word:str|None=None, # Class of the subject
-    prefix:str='', # Template for the start of every caption
-    suffix:str='', # Template for the end of every caption
-    unescape:bool=False, # Write \( and \) of booru tags as ( and )?
+    template:str='', # New text of the captions, e.g. "a photo of {token} {class_word}"
+    captions:str|Path|None=None, # File of new captions: `.json`, `.jsonl` or `.csv` with `file_name` and `text`
+    # New captions for images that have one: `skip` them, `keep` those that you edited, or `overwrite` all
+    existing:str='skip',
+    find:str|None=None, # Text to find
+    replace:str='', # Replacement (default: nothing)
+    regex:bool=False, # Treat `find` and `where_text` as regular expressions
+    whole_words:bool=False, # Match whole words only
+    ignore_case:bool=False, # Ignore upper and lower case
+    drop:Iterable[str]=(), # Words and phrases to remove; several in one text are separated by commas
+    drop_repeats:bool=False, # Remove repeated words and phrases
+    put_token:bool=False, # Add the trigger to captions that do not name the subject
+    token:str|None=None, # Trigger: rare word that names the subject (default: `{token}`, filled in by training)
+    class_word:str|None=None, # Class of the subject, as captions say it
+    prefix:str='', # Text before every caption; `{token}`, `{class_word}`, `{name}` and `{folder}` are filled in
+    suffix:str='', # Text after every caption
+    unescape:bool=False, # Remove the backslash from escaped parentheses: \(series\) becomes (series)
     where_text:str|None=None, # Only captions that contain this text
-    where_status:Iterable[str]|None=None, # Only rows of this status
+    where_status:Iterable[str]|None=None, # Only rows with this status: `auto`, `edited`, `accepted`, `excluded`
     below:float|None=None, # Only captions with a lower score
     missing:str|None=None, # Only captions without this word or phrase
-    names:Iterable[str]|None=None, # Only these files; `*` is a wildcard
-    dry_run:bool=False, # Only show the changes?
+    names:Iterable[str]|None=None, # Only these images; `*` matches anything
+    dry_run:bool=False, # Show the changes without writing them
     show:int=10, # Number of captions to show
 ) -> Changes: # Changes made
     "Change captions in bulk: set, replace, drop, drop repeats, unescape, token, prefix, suffix, in this order"

@@ -100,7 +100,7 @@ def tell_stale(
     said = [f"{counted(len(o), 'caption')} {what} ({', '.join(o[:3])}{' …'*(len(o) > 3)})"
             for o, what in ((changed, f"changed in '{source}' after being read"),
                             (unread, f"of '{source}' not read yet")) if o]
-    return [f"{', '.join(said)}; to import them: automode captions {shell_word(dataset.folder)} --from "
+    return [f"{', '.join(said)}; to import them: automode edit {shell_word(dataset.folder)} --from "
             f"{shell_word(source)}"]
 
 # %% ../nbs/03_folder.ipynb #2de6da4a

@@ -221,24 +221,26 @@ def drawing_settings(
 
 # %% ../nbs/08_generate.ipynb #b2b3af38
 def generate(
-    prompts:str|list[str], # What to draw, one prompt or several
+    prompts:str|list[str], # One prompt or several
     base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
-    lora:str|Path|None=None, # A `.safetensors` file, a run folder, or a Hugging Face id
-    lora_scale:float=1.0, # How strongly the LoRA acts: 0 not at all, 1 as trained
-    seed:int=0, # Seed of the first picture of each prompt; the next one has the next seed
-    num_images:int=1, # Pictures for each prompt
-    num_inference_steps:int|None=None, # Steps from noise to image; None: as usual for the family, 25 for Stable Diffusion
-    guidance_scale:float|None=None, # How closely to keep to the prompt, 1 for no guidance; None: 5 for Stable Diffusion
-    negative_prompt:str='', # What to keep away from
-    resolution:int|tuple[int,int]|None=None, # Edge in pixels, or width and height; None is what the base was trained at
-    out:str|Path|None=None, # A folder for the PNG files; None saves nothing
-    batch_size:int=8, # Pictures drawn at once
-    pipeline:DiffusionPipeline|None=None, # From `load_pipeline`, to draw several times; in place of `base` and `lora`
-    device:str|None=None, # `cpu`, `cuda`, `mps`; None picks the best there is
-    dtype:str|None=None, # `float32`, `float16`, `bfloat16`; None picks by the device
-    prediction_type:str|None=None, # `epsilon` or `v_prediction`; None takes what the base model says
+    lora:str|Path|None=None, # LoRA file, folder of a run, or Hugging Face id
+    lora_scale:float=1.0, # Strength of the LoRA: 0 = off, 1 = as trained
+    seed:int=0, # Seed of the first image; each further image adds 1
+    num_images:int=1, # Images per prompt
+    num_inference_steps:int|None=None, # Denoising steps (default: the model family's, 25 for Stable Diffusion)
+    # Classifier-free guidance scale; 1 = off (default: the model family's, 5 for Stable Diffusion)
+    guidance_scale:float|None=None,
+    negative_prompt:str='', # Negative prompt
+    resolution:int|tuple[int,int]|None=None, # Edge of the images, in pixels (default: the base model's)
+    out:str|Path|None=None, # Output folder of the PNG files
+    batch_size:int=8, # Images per forward pass
+    pipeline:DiffusionPipeline|None=None, # Pipeline of `load_pipeline`, instead of `base` and `lora`
+    device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
+    dtype:str|None=None, # `float32`, `float16` or `bfloat16` (default: by the device)
+    # `epsilon` or `v_prediction`, for a single file that does not say which (default: from the LoRA or the base)
+    prediction_type:str|None=None,
 ) -> list[Image.Image]: # `num_images` for the first prompt, then for the second, and so on
-    "Draw `prompts` with a base model and a LoRA"
+    "Generate images with a base model and a LoRA"
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     if not prompts or num_images < 1: raise Problem('there is nothing to draw; give a prompt, and 1 or more pictures')
     if batch_size < 1: raise Problem(f'batch_size is {batch_size}; it must be 1 or more')

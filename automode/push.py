@@ -152,14 +152,14 @@ def _asking(
         raise Problem(said.get(code, f"the hub could not be reached or refused; check the network and run the same again ({why})")) from e
 
 def push(
-    run:str|Path, # A run's folder, or the `out` of `automode run`
-    repo:str, # Where to, `user/name`
-    private:bool=False, # To be seen by its owner alone?
-    dry_run:bool=False, # Only say what would be sent, and send nothing?
-    with_captions:bool=False, # Send the captions too, in the LoRA file and in a card that quotes them?
-    endpoint:str|None=None, # Address of the hub; None takes `HF_ENDPOINT`, or the usual one
-) -> str|None: # Its address; None when nothing was sent
-    "Send a LoRA, its card and its pictures to the Hugging Face hub"
+    run:str|Path, # Folder of a finished run
+    repo:str, # Repository on the Hub: `USER/NAME`
+    private:bool=False, # Make the repository private
+    dry_run:bool=False, # List what would be uploaded, without uploading
+    with_captions:bool=False, # Upload the training captions too: in the LoRA file, and in a card that quotes them
+    endpoint:str|None=None, # Address of the Hub (default: `HF_ENDPOINT`, or huggingface.co)
+) -> str|None: # Address of the repository; None if nothing was uploaded
+    "Upload a LoRA, its card and its images to the Hugging Face Hub"
     from huggingface_hub import CommitOperationAdd, HfApi, get_token
     if not HUB_ID.fullmatch(repo): raise Problem(f"'{repo}' is not a name like user/name")
     parcel, left_out = pack(run, repo, with_captions)

@@ -1,4 +1,4 @@
-"""The `automode` command as a person has it: real processes, good input, bad input, a full disk, Ctrl-C"""
+"""The `automode` command in real processes: valid input, invalid input, a full disk, Ctrl-C"""
 import json, os, pty, re, resource, select, shutil, signal, subprocess, sys, sysconfig, time
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from automode.core import data_path
 from automode.lora import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
-COMMANDS = 'caption check captions convert train generate lora push run demo dreambooth completion'.split()
+COMMANDS = 'caption check edit convert train generate lora push run demo dreambooth completion'.split()
 SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
 FLAGS = {
     'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
                'allow_private strict device dtype',
     'check': 'base resolution token class_word strict',
-    'captions': 'find replace regex drop drop_repeats prefix suffix put_token token class_word template existing dry_run undo redo',
+    'edit': 'find replace regex drop drop_repeats prefix suffix put_token token class_word template existing dry_run undo redo',
     'convert': 'to from token class_word repeats strict',
     'train': 'base out name max_train_steps batch_size rank alpha learning_rate resolution seed save_every_steps token class_word train_text_encoder flip_p device',
     'generate': 'base lora prompt seed num_images out num_inference_steps guidance_scale lora_scale negative_prompt resolution',
@@ -33,7 +33,7 @@ def automode(*args, timeout=300, **kwargs):
     return subprocess.run([str(COMMAND), *map(str, args)], capture_output=True, text=True, timeout=timeout, **kwargs)
 
 def fails(done, *words, code=1):
-    "A mistake of the user: one sentence that holds `words`, and no traceback"
+    "Check that the command ended with one sentence that has all `words`, and without a traceback"
     said = done.stderr.strip().splitlines()
     assert done.returncode == code, done.stderr
     assert 'Traceback' not in done.stderr, done.stderr
@@ -42,19 +42,19 @@ def fails(done, *words, code=1):
     return said[0]
 
 def tree(folder):
-    "Everything below `folder`, with its size; a lock that nobody holds is nothing"
+    "Every file below `folder` with its size, without lock files"
     files = [o for o in sorted(Path(folder).rglob('*')) if o.is_file() and not re.fullmatch(r'lock(-\w+)?', o.name)]
     return {o.relative_to(folder).as_posix(): o.stat().st_size for o in files}
 
-def pictures(folder, num=3, source=STYLE):
-    "A folder with the first `num` sample pictures"
+def images(folder, num=3, source=STYLE):
+    "A folder with the first `num` sample images"
     folder.mkdir(parents=True, exist_ok=True)
     for o in sorted(source.glob('*.png'))[:num]: shutil.copy(o, folder)
     return folder
 
 def captioned(folder, num=3):
-    "The same with captions, written by hand"
-    pictures(folder, num)
+    "The same with captions that count as written by hand"
+    images(folder, num)
     rows = [dict(file_name=o.name, text=f'a picture of thing {n}') for n, o in enumerate(sorted(folder.glob('*.png')))]
     (folder/'metadata.jsonl').write_text(''.join(json.dumps(o) + '\n' for o in rows))
     return folder
@@ -71,14 +71,44 @@ def test_help_lists_the_flags_and_an_example(command):
     assert set(FLAGS[command].split()) <= there and 'help' in there
     if not FLAGS[command]: assert there == {'help'} and 'SHELL' in done.stdout
 
-def test_every_command_is_here_and_shows_each_thing_that_it_does():
+def test_every_command_is_listed_and_has_an_example_of_each_action():
     from automode.cli import commands, flag_words
     assert sorted(commands) == sorted(COMMANDS)
-    for name, (_, example, *_) in commands.items():
-        lines = [o.strip() for o in example.splitlines()]
+    for name, command in commands.items():
+        lines = [o.strip() for o in command.example.splitlines()]
         assert all(re.match(rf'(accelerate launch .*-m automode\.cli|(source <\()?automode) {name}\b', o) for o in lines), lines
         actions = flag_words().get(f'{name} action', ())
         assert all(any(o.startswith(f'automode {name} {action} ') for o in lines) for action in actions)
+
+def test_the_help_of_a_flag_is_written_once():
+    "A command has no docment for a parameter of its step, except where the flag does more: `--from` imports a folder too"
+    from automode.cli import commands
+    from automode.flags import read_flags, read_function
+    twice = {}
+    for name, command in commands.items():
+        if not command.step: continue
+        steps = {command.names.get(k, k) for k in read_flags(read_function(command.step))}
+        twice[name] = [k for k, o in read_flags(command.function).items() if o.help and k in steps]
+    assert {k: o for k, o in twice.items() if o} == {'edit': ['from_']}
+
+def test_the_step_that_is_read_is_the_one_that_is_called():
+    "Signatures read from the source are those of the imported functions"
+    import inspect
+    from automode.cli import commands
+    from automode.flags import read_function
+    from automode.options import load_name
+    for command in filter(None, {o.step for o in commands.values()}):
+        read, real = read_function(command), inspect.unwrap(load_name(command))
+        defaults = {k: o.default for k, o in inspect.signature(read).parameters.items() if o.kind is not o.VAR_KEYWORD}
+        known = inspect.signature(real).parameters
+        assert read.__doc__ == real.__doc__ and {k: known[k].default for k in defaults} == defaults
+
+def test_an_earlier_name_of_a_command_works_and_is_not_listed(tmp_path):
+    folder = captioned(tmp_path/'images')
+    done = automode('captions', folder, '--prefix', 'ink, ')
+    assert (done.returncode, done.stderr) == (0, 'note: automode captions is now automode edit\n')
+    assert json.loads((folder/'metadata.jsonl').read_text().splitlines()[0])['text'] == 'ink, a picture of thing 0'
+    assert not re.search(r'^  captions ', automode('--help').stdout, re.M)
 
 def test_help_without_a_command():
     for args in ([], ['--help'], ['-h']):
@@ -90,20 +120,21 @@ def test_version():
     assert automode('--version').stdout == f'automode {package.__version__}\n'
 
 @pytest.mark.parametrize('command', COMMANDS)
-def test_an_unknown_flag_is_a_mistake(command, tmp_path):
-    done = automode(command, *['pictures']*(command in ('caption', 'check', 'captions', 'train', 'run')), *['a', 'b']*(command in ('convert', 'push')), '--sead', '1', cwd=tmp_path)
+def test_an_unknown_flag_is_an_error(command, tmp_path):
+    places = ['images']*(command in ('caption', 'check', 'edit', 'train', 'run')) + ['a', 'b']*(command in ('convert', 'push'))
+    done = automode(command, *places, '--sead', '1', cwd=tmp_path)
     said = fails(done, '--sead', code=2)
     assert 'did you mean --seed?' in said or 'seed' not in FLAGS[command].split()
     assert not tree(tmp_path)
 
-def test_an_unknown_command_is_a_mistake():
-    done = automode('trian', 'pictures')
+def test_an_unknown_command_is_an_error():
+    done = automode('trian', 'images')
     assert done.returncode == 2 and 'did you mean train?' in done.stderr and 'Traceback' not in done.stderr
 
 @pytest.mark.parametrize('args, words', [
-    (['caption'], 'PICTURES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
-    (['dreambooth', '--debug', 'perhaps'], 'neither yes nor no'), (['generate', '--prompt'], 'expected at least one argument')])
-def test_a_flag_that_makes_no_sense_is_a_mistake(args, words): fails(automode(*args), words, code=2)
+    (['caption'], 'IMAGES is missing'), (['train', 'x', '--rank', 'many'], "invalid int value: 'many'"),
+    (['dreambooth', '--debug', 'perhaps'], "must be yes or no, got 'perhaps'"), (['generate', '--prompt'], 'expected at least one argument')])
+def test_an_invalid_flag_is_an_error(args, words): fails(automode(*args), words, code=2)
 
 
 # --- Tab
@@ -112,7 +143,7 @@ def test_a_flag_that_makes_no_sense_is_a_mistake(args, words): fails(automode(*a
 def script(): return automode('completion', 'bash').stdout
 
 def tab(script, *typed):
-    "What bash offers for the last word"
+    "Completions in bash for the last word"
     asked = (f'source <(cat <<"END"\n{script}END\n); COMP_WORDS=(automode {" ".join(repr(o) for o in typed)}); COMP_CWORD={len(typed)}; '
              '_automode; printf "%s\\n" "${COMPREPLY[@]}"')
     done = subprocess.run(['bash', '-c', asked], capture_output=True, text=True)
@@ -124,16 +155,16 @@ def test_tab_offers_the_flags_of_each_command(command, script):
     assert command in tab(script, command[:3])
     assert {f'--{o}' for o in FLAGS[command].split()} <= set(tab(script, command, '--'))
 
-def test_tab_offers_what_a_flag_takes(script):
+def test_tab_offers_the_values_of_a_flag(script):
     assert set(COMMANDS) | {'--version'} <= set(tab(script, ''))
     assert tab(script, 'train', 'holiday', '--adapter', 'lo') == ['lora', 'loha', 'lokr']
     assert tab(script, 'train', '--learn') == ['--learning_rate']
     assert tab(script, 'lora', '') == ['info', 'convert', 'resize', 'merge'] and tab(script, 'lora', 'convert', 'x', '--to', '') == ['kohya', 'diffusers']
-    assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'captions', 'x', '--where_status', 'ex') == ['excluded']
+    assert 'kohya' in tab(script, 'convert', 'a', 'b', '--to', '') and tab(script, 'edit', 'x', '--where_status', 'ex') == ['excluded']
     assert tab(script, 'completion', '') == ['bash', 'zsh', 'fish'] and tab(script, 'completion', '--') == ['--help']
     assert tab(script, 'train', 'holi') == []                              # files, by bash itself
 
-def test_bash_takes_the_script_in_one_line():
+def test_the_line_for_bashrc_works():
     line = f"source <({COMMAND} completion bash) && complete -p automode"
     assert subprocess.run(['bash', '-c', line], capture_output=True, text=True).stdout == 'complete -o default -F _automode automode\n'
 
@@ -144,12 +175,12 @@ def test_each_shell_reads_its_script(shell):
     assert (done.returncode, done.stderr) == (0, '')
 
 def fish_tab(script, typed, folder):
-    "What fish offers for the last word"
+    "Completions in fish for the last word"
     done = subprocess.run(['fish', '-c', f'source {script}; complete -C "{typed}"'], capture_output=True, text=True, cwd=folder)
     return [o.split('\t')[0] for o in done.stdout.splitlines()]
 
 def zsh_tab(script, typed, folder):
-    "What zsh lists for the last word, in a terminal of its own, when Ctrl-D is pressed there"
+    "Completions in zsh for the last word, listed by Ctrl-D in a terminal of its own"
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(folder)
@@ -167,8 +198,8 @@ def zsh_tab(script, typed, folder):
     return [word for o in lines for word in ([o.split()[0]] if ' -- ' in o else o.split())]
 
 @pytest.mark.parametrize('shell', ['bash', 'zsh', 'fish'])
-def test_a_folder_that_is_called_as_a_command_is_no_command(shell, tmp_path):
-    "`run` above all, which is what --out is when nobody says"
+def test_a_folder_named_like_a_command_is_a_folder(shell, tmp_path):
+    "Above all `run`, the default of --out"
     if not shutil.which(shell): pytest.skip(f'{shell} is not installed')
     for o in ('run', 'train', 'out'): (tmp_path/o).mkdir()
     script = tmp_path/'script'
@@ -189,40 +220,40 @@ def test_completion_loads_nothing_heavy():
 
 BAD = {
     'an empty folder': (['caption', 'empty'], "no images in 'empty'"),
-    'a folder that is not there': (['caption', 'gone'], "'gone' is not there"),
-    'a file for a folder': (['caption', 'text.txt'], 'text.txt'),
-    'an address that is no picture': (['caption', 'https://localhost/x.png'], 'allow_private'),
-    'an address of another kind': (['caption', 'ftp://example.org/x.png'], 'ftp'),
-    'no dataset to change': (['captions', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
-    'a format that is none': (['convert', 'captioned', 'new', '--to', 'zip'], "got 'zip'"),
-    'nothing to check': (['check', 'gone'], 'gone'),
+    'a missing folder': (['caption', 'gone'], "'gone' is not there"),
+    'a file instead of a folder': (['caption', 'text.txt'], 'text.txt'),
+    'a private URL': (['caption', 'https://localhost/x.png'], 'allow_private'),
+    'a URL of another scheme': (['caption', 'ftp://example.org/x.png'], 'ftp'),
+    'no dataset to edit': (['edit', 'uncaptioned', '--prefix', 'x'], 'automode caption uncaptioned'),
+    'an unknown format': (['convert', 'captioned', 'new', '--to', 'zip'], "got 'zip'"),
+    'a missing folder to check': (['check', 'gone'], 'gone'),
     'no captions': (['train', 'uncaptioned'], 'automode caption uncaptioned'),
     'an empty folder to train on': (['train', 'empty'], "'empty'"),
     'an empty folder to run on': (['run', 'empty'], "no images in 'empty'"),
-    'a captioner that is not there': (['caption', 'uncaptioned', '--captioner', './gone'], 'neither a folder nor'),
-    'a captioner out of reach': (['caption', 'uncaptioned', '--captioner', 'nobody/nothing'], 'not a folder here and could not be fetched'),
-    'a base that is not there': (['train', 'captioned', '--base', 'C:\\models\\sd.ckpt'], 'neither a folder nor'),
-    'a base out of reach': (['generate', '--prompt', 'x', '--base', 'nobody/nothing'], 'not a folder here and could not be fetched'),
-    'a folder that is no base': (['generate', '--prompt', 'x', '--base', 'captioned'], 'captioned'),
-    'a LoRA that is not there': (['generate', '--prompt', 'x', '--lora', 'run/run.safetensors'], "'run/run.safetensors' is not there"),
-    'a LoRA that is none': (['generate', '--prompt', 'x', '--lora', 'broken.safetensors'], 'broken.safetensors'),
-    'a device that is not there': (['generate', '--prompt', 'x', '--device', 'cuda:7'], 'cuda:7'),
+    'a missing captioner': (['caption', 'uncaptioned', '--captioner', './gone'], 'neither a folder nor'),
+    'a captioner that cannot be downloaded': (['caption', 'uncaptioned', '--captioner', 'nobody/nothing'], 'not a folder here and could not be fetched'),
+    'a missing base': (['train', 'captioned', '--base', 'C:\\models\\sd.ckpt'], 'neither a folder nor'),
+    'a base that cannot be downloaded': (['generate', '--prompt', 'x', '--base', 'nobody/nothing'], 'not a folder here and could not be fetched'),
+    'a folder that is not a base': (['generate', '--prompt', 'x', '--base', 'captioned'], 'captioned'),
+    'a missing LoRA': (['generate', '--prompt', 'x', '--lora', 'run/run.safetensors'], "'run/run.safetensors' is not there"),
+    'a broken LoRA': (['generate', '--prompt', 'x', '--lora', 'broken.safetensors'], 'broken.safetensors'),
+    'a missing device': (['generate', '--prompt', 'x', '--device', 'cuda:7'], 'cuda:7'),
     'no prompt': (['generate'], '--prompt'),
-    'a resolution that does not fit': (['generate', '--prompt', 'x', '--resolution', '100'], 'the nearest is 96'),
-    'a shell that is none': (['completion', 'tcsh'], 'bash, zsh, fish'),
-    'no run to send': (['push', 'captioned', 'me/lora', '--dry_run'], 'not a training run'),
+    'an unsupported resolution': (['generate', '--prompt', 'x', '--resolution', '100'], 'the nearest is 96'),
+    'an unknown shell': (['completion', 'tcsh'], 'bash, zsh, fish'),
+    'not a run to upload': (['push', 'captioned', 'me/lora', '--dry_run'], 'not a training run'),
     'rank 0': (['train', 'captioned', '--rank', '0'], 'rank must be 1 or more, got 0'),
-    'a share above one': (['train', 'captioned', '--flip_p', '50'], 'flip_p must be between 0 and 1, got 50'),
+    'a probability above 1': (['train', 'captioned', '--flip_p', '50'], 'flip_p must be between 0 and 1, got 50'),
 }
 
 @pytest.fixture(scope='module')
 def bad_place(tmp_path_factory):
-    "A folder with everything that can be wrong"
+    "A folder with one of each invalid input"
     top = tmp_path_factory.mktemp('bad')
     (top/'empty').mkdir()
     (top/'text.txt').write_text('not an image')
     (top/'broken.safetensors').write_bytes(b'not a LoRA')
-    pictures(top/'uncaptioned')
+    images(top/'uncaptioned')
     captioned(top/'captioned')
     return top
 
@@ -231,13 +262,13 @@ def test_bad_input_gets_one_sentence(what, bad_place):
     args, words = BAD[what]
     before = tree(bad_place)
     fails(automode(*args, cwd=bad_place), words)
-    assert tree(bad_place) == before                                        # and nothing half-written
+    assert tree(bad_place) == before                                        # and nothing is left behind
 
 
 # --- the steps
 
-def test_a_file_that_is_no_picture_is_named_skipped_and_counted(tmp_path):
-    folder = pictures(tmp_path/'pictures')
+def test_a_file_that_is_not_an_image_is_named_skipped_and_counted(tmp_path):
+    folder = images(tmp_path/'images')
     (folder/'broken.png').write_bytes(b'\x89PNG\r\n\x1a\nand then nothing')
     (folder/'renamed.jpg').write_text('a text with another name')
     done = automode('caption', folder, '--num_beams', '1')
@@ -247,8 +278,8 @@ def test_a_file_that_is_no_picture_is_named_skipped_and_counted(tmp_path):
     rows = [json.loads(o) for o in (folder/'metadata.jsonl').read_text().splitlines()]
     assert len([o for o in rows if o['text'].startswith('a photography of')]) == 3
 
-def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
-    folder = pictures(tmp_path/'holiday', 4)
+def test_a_dataset_is_captioned_edited_checked_and_converted(tmp_path):
+    folder = images(tmp_path/'holiday', 4)
     (folder/'diary.jpg').write_text('Dear diary')
     def done(*args, code=0):
         got = automode(*args, cwd=tmp_path)
@@ -261,10 +292,10 @@ def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
     assert 'captioned 4, ' in done('caption', 'holiday', '--overwrite', '--prompt', 'a picture of', '--keep_prompt', 'no', '--num_captions', '3')
     assert not any('picture of' in o for o in texts())
     after = texts()
-    assert 'dry run' in done('captions', 'holiday', '--prefix', 'ink drawing, ', '--dry_run').splitlines()[-1] and texts() == after
-    done('captions', 'holiday', '--prefix', 'ink drawing, ')
+    assert 'dry run' in done('edit', 'holiday', '--prefix', 'ink drawing, ', '--dry_run').splitlines()[-1] and texts() == after
+    done('edit', 'holiday', '--prefix', 'ink drawing, ')
     assert texts() == ['ink drawing, ' + o for o in after]
-    done('captions', 'holiday', '--undo')
+    done('edit', 'holiday', '--undo')
     assert texts() == after and texts() != before
     said = done('check', 'holiday', '--token', 'tiantian', '--class_word', 'thing', '--strict', code=1)
     assert 'diary.jpg' in said and 'tiantian thing, ' in said and '1 error' in said
@@ -275,7 +306,7 @@ def test_a_dataset_is_captioned_changed_checked_and_converted(tmp_path):
     assert done('caption', 'holiday', '--strict').endswith('captioned 0, skipped 4, rejected 0\n')
     assert not (folder/'rejected.jsonl').exists()
 
-def test_generate_is_the_same_again(tmp_path):
+def test_generate_is_deterministic(tmp_path):
     args = 'generate', '--prompt', 'a picture of rabbit face', '--num_images', '2', '--num_inference_steps', '3'
     once, again = automode(*args, '--out', tmp_path/'once'), automode(*args, '--out', tmp_path/'again', '--batch_size', '1')
     assert (once.returncode, again.returncode) == (0, 0), once.stderr + again.stderr
@@ -291,7 +322,7 @@ def test_generate_is_the_same_again(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    "A folder with room for 40 kB, and what a process needs to feel the limit"
+    "A folder with room for 40 kB, and arguments that limit a process to it"
     disk = tmp_path/'disk'
     disk.mkdir()
     mounted = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=40k', 'tmpfs', str(disk)], capture_output=True).returncode == 0
@@ -300,7 +331,7 @@ def small_disk(tmp_path):
     if mounted: subprocess.run(['umount', str(disk)], check=True)
 
 def whole(folder):
-    "Nothing half-written: pictures open, rows and settings parse, no temporary files"
+    "Check that no file is half-written: images open, rows and settings parse, no temporary files"
     for o in Path(folder).rglob('*'):
         assert not o.name.endswith('.tmp') and (o.name == '.automode' or not o.name.startswith('.')), o
         if o.suffix == '.png': Image.open(o).load()
@@ -310,11 +341,11 @@ def whole(folder):
 FULL = re.compile(r'[Nn]o space left|[Ff]ile too large')
 
 @pytest.mark.parametrize('args', [
-    ['caption', 'pictures', '--out', 'disk/captioned'],
+    ['caption', 'images', '--out', 'disk/captioned'],
     ['generate', '--prompt', 'a picture of fish', '--num_images', '16', '--num_inference_steps', '1', '--out', 'disk/pics'],
     ['train', 'captioned', '--max_train_steps', '2', '--batch_size', '1', '--out', 'disk/run']], ids=lambda o: o[0])
 def test_a_full_disk(args, tmp_path, small_disk):
-    pictures(tmp_path/'pictures', 24)
+    images(tmp_path/'images', 24)
     captioned(tmp_path/'captioned', 2)
     disk, limit = small_disk
     said = fails(automode(*args, cwd=tmp_path, **limit))
@@ -324,7 +355,7 @@ def test_a_full_disk(args, tmp_path, small_disk):
 def test_a_full_disk_keeps_the_captions_that_were_there(tmp_path, small_disk):
     disk, limit = small_disk
     folder = captioned(disk, 1)
-    pictures(folder, 2)                                                     # one more, without a caption
+    images(folder, 2)                                                     # a second image, without a caption
     before = (folder/'metadata.jsonl').read_text()
     if not limit:
         with pytest.raises(OSError): (disk/'ballast').write_bytes(bytes(100_000))
@@ -336,7 +367,7 @@ def test_a_full_disk_keeps_the_captions_that_were_there(tmp_path, small_disk):
 # --- Ctrl-C
 
 def stopped(args, until, number=signal.SIGINT, **kwargs):
-    "Start the command, wait for a file, send a signal; what it said, and its exit code"
+    "Start the command, wait until `until`, send a signal; returns stderr and the exit code"
     process = subprocess.Popen([str(COMMAND), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
     for _ in range(3000):
         if until() or process.poll() is not None: break
@@ -345,8 +376,8 @@ def stopped(args, until, number=signal.SIGINT, **kwargs):
     return process.communicate(timeout=120)[1], process.returncode
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM], ids=['ctrl-c', 'terminate'])
-def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, number):
-    args = 'train', captioned(tmp_path/'pictures'), '--out', tmp_path/'run', '--max_train_steps', '100000', '--batch_size', '1', '--rank', '2'
+def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_resume(tmp_path, number):
+    args = 'train', captioned(tmp_path/'images'), '--out', tmp_path/'run', '--max_train_steps', '100000', '--batch_size', '1', '--rank', '2'
     said, code = stopped(args, (tmp_path/'run'/'metrics.jsonl').exists, number)
     assert code == 130 and 'Traceback' not in said and 'the same command goes on' in said
     kept = sorted((tmp_path/'run'/'checkpoints').iterdir())
@@ -359,7 +390,7 @@ def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_go_on(tmp_path, n
     assert steps == sorted(set(steps)) and sorted((tmp_path/'run'/'checkpoints').iterdir())[-1].name > kept[0].name
     whole(tmp_path/'run')
 
-def test_ctrl_c_while_drawing_keeps_the_pictures(tmp_path):
+def test_ctrl_c_in_generating_keeps_the_images(tmp_path):
     args = 'generate', '--prompt', 'a picture of fish', '--num_images', '500', '--batch_size', '1', '--num_inference_steps', '2', '--out', tmp_path/'pics'
     said, code = stopped(args, lambda: len(list(tmp_path.glob('pics/*.png'))) > 2)
     assert code == 130 and 'the images generated so far are kept' in said and 'Traceback' not in said
@@ -367,10 +398,10 @@ def test_ctrl_c_while_drawing_keeps_the_pictures(tmp_path):
     whole(tmp_path/'pics')
 
 
-# --- the whole line
+# --- all steps
 
 def test_each_step_by_itself(tmp_path):
-    pictures(tmp_path/'holiday', 4, SUBJECT)
+    images(tmp_path/'holiday', 4, SUBJECT)
     steps = [['caption', 'holiday', '--captioner', 'starter', '--prompt', 'a photography of'],
              ['train', 'holiday', '--base', 'starter', '--out', 'runs/inky', '--max_train_steps', '3', '--batch_size', '2', '--rank', '4', '--alpha', '2',
               '--learning_rate', '1e-3', '--resolution', '64', '--seed', '1', '--save_every_steps', '2'],
@@ -387,21 +418,21 @@ def test_each_step_by_itself(tmp_path):
     assert len(drawn) == 2 and '<lora:inky:0.8>' in Image.open(drawn[0]).info['parameters']
     whole(tmp_path)
 
-def test_all_in_one(tmp_path):
-    pictures(tmp_path/'holiday', 4)
+def test_run_does_all_steps(tmp_path):
+    images(tmp_path/'holiday', 4)
     before = tree(tmp_path/'holiday')
     args = ['run', 'holiday', '--captioner', 'starter', '--base', 'starter', '--out', 'out', '--max_train_steps', '3', '--batch_size', '2']
     done = automode(*args, cwd=tmp_path)
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
     there = tree(tmp_path/'out')
     assert {'dataset/metadata.jsonl', 'run/config.json', 'run/metrics.jsonl', 'run/out.safetensors', 'before_after.png', 'report.html'} <= set(there)
-    assert tree(tmp_path/'holiday') == before                               # the pictures are left alone
+    assert tree(tmp_path/'holiday') == before                               # the images are unchanged
     page = (tmp_path/'out/report.html').read_text()
     assert 'load_lora_weights' in page and not re.findall(r'(?:src|href)="(?!data:)', page)
     whole(tmp_path/'out')
 
 def test_the_seeds_own_command(tmp_path):
-    folder, others = pictures(tmp_path/'rabbit', 4, SUBJECT), pictures(tmp_path/'others', 3)
+    folder, others = images(tmp_path/'rabbit', 4, SUBJECT), images(tmp_path/'others', 3)
     done = automode('dreambooth', '--project_name', 'Dreambooth_rabbit', '--training_model', 'starter', '--regularization_images', others, '--training_images', folder,
                     '--max_training_steps', '3', '--class_word', 'rabbit', '--token', 'tiantian', '--flip_p', '0', '--learning_rate', '1.0e-06',
                     '--save_every_x_steps', '2', '--debug', 'False', cwd=tmp_path)

@@ -78,6 +78,11 @@ def test_starts_in_half_a_second(command):
     if command[0] == 'automode': command = (str(Path(sysconfig.get_path('scripts'))/'automode'), *command[1:])
     assert seconds(*command) < .5
 
+@pytest.mark.parametrize('name', ['caption', 'train', 'convert'])
+def test_the_help_of_a_command_is_quick(name):
+    "Flags are read from the source of a step, which imports torch"
+    assert seconds(sys.executable, '-m', 'automode.cli', name, '--help', times=3) < .9
+
 def test_help_names_the_steps():
     text = run(str(Path(sysconfig.get_path('scripts'))/'automode'), '--help')
     assert not {'caption', 'train', 'generate', 'run', 'dreambooth', 'demo'} - set(re.findall(r'\w+', text))

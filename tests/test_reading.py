@@ -138,19 +138,19 @@ def test_words_that_changed_outside_are_told_and_taken(tmp_path, capsys):
     before = texts(folder)
     (folder/'0.txt').write_text('NEW words zero')
     (folder/'1.txt').write_text('NEW words one')
-    advice = f'automode captions {folder} --from {folder}'
+    advice = f'automode edit {folder} --from {folder}'
     shown = said(capsys, 'caption', folder)
     assert '0.png' in shown and '1.png' in shown and advice in shown
     shown = said(capsys, 'check', folder)
     assert '0.png: now "NEW words zero"' in shown and '1.png' in shown and '--from' in shown
     assert any(advice in o for o in find_examples(folder)[2])
     assert texts(folder) == before
-    said(capsys, 'captions', folder, '--from', folder, '--dry_run')
+    said(capsys, 'edit', folder, '--from', folder, '--dry_run')
     assert texts(folder) == before
-    said(capsys, 'captions', folder, '--from', folder)
+    said(capsys, 'edit', folder, '--from', folder)
     assert list(texts(folder).values()) == ['NEW words zero', 'NEW words one']
     assert '--from' not in said(capsys, 'check', folder)
-    said(capsys, 'captions', folder, '--undo')
+    said(capsys, 'edit', folder, '--undo')
     assert texts(folder) == before
 
 def test_words_that_changed_outside_of_a_copy(tmp_path, capsys):
@@ -158,9 +158,9 @@ def test_words_that_changed_outside_of_a_copy(tmp_path, capsys):
     (folder/'0.txt').write_text('old words')
     said(capsys, 'caption', folder, '--out', tmp_path/'out')
     (folder/'0.txt').write_text('new words')
-    assert f"automode captions {tmp_path/'out'} --from {folder}" in said(capsys, 'caption', folder, '--out', tmp_path/'out')
+    assert f"automode edit {tmp_path/'out'} --from {folder}" in said(capsys, 'caption', folder, '--out', tmp_path/'out')
     assert list(texts(tmp_path/'out').values()) == ['old words']
-    said(capsys, 'captions', tmp_path/'out', '--from', folder)
+    said(capsys, 'edit', tmp_path/'out', '--from', folder)
     assert list(texts(tmp_path/'out').values()) == ['new words']
 
 def test_what_is_left_out_is_named_and_strict_stops(tmp_path, capsys):
@@ -209,7 +209,7 @@ def test_captions_as_file_names_are_read_back_whole(to, tmp_path, capsys):
     shutil.copy(SAMPLES[2], tmp_path/'named'/'a big dog.png')                 # added by its name
     said(capsys, 'convert', tmp_path/'named', tmp_path/'again', '--to', 'automode')
     assert texts(tmp_path/'again')['a big dog.png'] == 'a big dog'
-    said(capsys, 'captions', tmp_path/'named', '--prefix', 'x ')
+    said(capsys, 'edit', tmp_path/'named', '--prefix', 'x ')
     assert sorted(o for o in texts(tmp_path/'named').values() if o) == sorted(f'x {o}' for o in words)
 
 def test_words_that_were_never_read_are_told_apart(tmp_path, capsys):
@@ -231,7 +231,7 @@ def test_commands_to_copy_quote_paths(tmp_path, capsys):
     shown = said(capsys, 'caption', folder)
     assert f'automode check {quoted}' in shown and f'automode train {quoted}' in shown
     (folder/'0.txt').write_text(WORDS)
-    assert f'automode captions {quoted} --from {quoted}' in said(capsys, 'caption', folder)
+    assert f'automode edit {quoted} --from {quoted}' in said(capsys, 'caption', folder)
 
 @pytest.mark.parametrize('name, text', [('captions.csv', 'file_name,text\n0.png,my own words\n'), ('captions.json', '{"0.png": "my own words"}')])
 def test_a_table_of_another_name_comes_with_advice_that_works(name, text, tmp_path, capsys):
@@ -275,9 +275,9 @@ def test_counts_and_places_are_said_once(tmp_path, capsys):
     shown = said(capsys, 'check', folder)
     assert 'checked 1 image, ' in shown
     assert next(o for o in shown.splitlines() if 'not JSON' in o).count('line 2') == 1
-    shown = said(capsys, 'captions', folder, '--prefix', 'x ', '--dry_run')
+    shown = said(capsys, 'edit', folder, '--prefix', 'x ', '--dry_run')
     assert 'rejected 1\n' in shown and not (folder/'rejected.jsonl').exists()
-    assert 'rejected 1: see rejected.jsonl' in said(capsys, 'captions', folder, '--prefix', 'x ')
+    assert 'rejected 1: see rejected.jsonl' in said(capsys, 'edit', folder, '--prefix', 'x ')
 
 @pytest.mark.parametrize('flag', ['device', 'dtype', 'background'])
 def test_long_values_are_shortened(flag, tmp_path, capsys):

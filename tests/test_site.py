@@ -90,7 +90,7 @@ def test_every_command_has_its_flags(site):
     assert set(commands) | {'settings'} <= set(sections)
     for name in commands:
         asked = [o for group in command_parser(name)._action_groups for o in group._group_actions if o.dest != 'help']
-        for o in asked: assert (o.option_strings or [o.metavar or o.dest])[0] in sections[name] + sections['settings'] * bool(commands[name][3]), (name, o.dest)
+        for o in asked: assert (o.option_strings or [o.metavar or o.dest])[0] in sections[name] + sections['settings'] * commands[name].settings, (name, o.dest)
 
 def test_search_finds_resume(site, browser):
     page = browser.new_page(viewport=DESK)

@@ -18,16 +18,16 @@ Exit codes: 0 on success, 1 if there is a problem to fix, 2 for invalid usage, a
 
 | command | what it does |
 |---|---|''')
-for name, (function, *_) in commands.items(): print(f'| [`{name}`](#{name}) | {in_table(function.__doc__)} |')
+for name, command in commands.items(): print(f'| [`{name}`](#{name}) | {in_table(command.help)} |')
 
-for name, (function, example, stopped, settings) in commands.items():
+for name, command in commands.items():
     parser = command_parser(name)
-    print(f'\n## {name} {{#{name}}}\n\n{function.__doc__}.\n\n```bash')
-    print('\n'.join(o.strip() for o in example.splitlines()) + '\n```\n')
+    print(f'\n## {name} {{#{name}}}\n\n{command.help}.\n\n```bash')
+    print('\n'.join(o.strip() for o in command.example.splitlines()) + '\n```\n')
     own = [o for g in parser._action_groups if g.title != 'settings' for o in g._group_actions if o.dest != 'help']
     print('| flag | description |\n|---|---|\n' + '\n'.join(map(flag_row, own)))
-    if settings: print('\nAll [settings of a training run](#settings) are flags as well.')
-    print(f'\nAfter Ctrl-C: {stopped}.')
+    if command.settings: print('\nAll [settings of a training run](#settings) are flags as well.')
+    print(f'\nAfter Ctrl-C: {command.stopped}.')
 
 print('\n## Settings of a training run {#settings}\n\nFlags of `train` and `run`; in Python, arguments of `train` with the same names. Settings that you leave out are chosen when the run starts and stored in its `config.json`.\n')
 group = next(o for o in command_parser('train')._action_groups if o.title == 'settings')

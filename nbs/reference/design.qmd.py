@@ -20,7 +20,7 @@ Each step reads a folder and writes a folder, so you can run, inspect, stop, res
 | step | reads | writes |
 |---|---|---|
 | `automode caption` | images | `metadata.jsonl` next to them, one row per image |
-| `automode check`, `automode captions`, the review | a dataset | the same rows, edited |
+| `automode check`, `automode edit`, the review | a dataset | the same rows, edited |
 | `automode train` | a dataset, a base model | a run: the LoRA, its settings and metrics |
 | `automode generate` | a base model, a LoRA | images |
 | `automode run` | images | all of these: `dataset/`, `run/`, `before_after.png`, `report.html` |

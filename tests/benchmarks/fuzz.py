@@ -232,7 +232,7 @@ class History:
         each(lambda: read_history(path.parent.parent), *(lambda step=step: str(step(path.parent.parent)) for step in (undo, undo, redo, redo)))
 
 class Captions:
-    "Files of captions, for `automode captions --from`"
+    "Files of captions, for `automode edit --from`"
     def samples(self, folder):
         return [('a.json', b'{"a.png": "a fox", "b.png": "a dog"}'), ('a.jsonl', b'{"file_name": "a.png", "text": "a fox"}\n{"file_name": "b.png", "text": "a dog"}'),
                 ('a.csv', b'file_name,text\na.png,"a fox, red"\nb.png,a dog\n')]
