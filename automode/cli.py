@@ -29,7 +29,6 @@ class Command:
     step:str='' # Function that does the work, as `module:function`; its parameters are flags
     names:Mapping[str,str]=field(default_factory=dict) # Names of parameters of the step that differ in the command
     but:tuple[str,...]=() # Parameters of the step that are not flags
-    helps:Mapping[str,str]=field(default_factory=dict) # Help of flags that have no docment
     settings:bool=False # Whether the settings of a training run are flags too
 
     @property
@@ -263,12 +262,7 @@ def convert(src, out, *, strict=False, **flags) -> None:
   automode train --config run/config.json --out again
   accelerate launch --multi_gpu --num_processes 2 -m automode.cli train holiday --out run""",
          'run the same command again to resume',
-         step='automode.train:train', names=dict(dataset='images'), settings=True,
-         helps=dict(images='Folder of captioned images; with --token, any images',
-                    base='starter, a folder, a .safetensors or .ckpt file, or a Hugging Face id',
-                    out='Folder of the run; a stopped run in it is resumed',
-                    name='Name of the LoRA file (default: the last part of --out)',
-                    class_images='Folder of class images, for prior preservation'))
+         step='automode.train:train', names=dict(dataset='images'), but=('display',), settings=True)
 def train(
     images='', *, out,
     config:str|None=None, # config.json of another run, for its settings; flags override them
@@ -431,7 +425,7 @@ def command_parser(
 ) -> Parser: # Parser
     "Make the parser of a command"
     found, more = commands[name], _captioner_flags() if name == 'caption' else []
-    helps = SHARED | dict(found.helps) | {o.name: o.help for o in more}
+    helps = SHARED | {o.name: o.help for o in more}
     flags = [_list_values(name, o) for o in find_flags(found.function, found.step, found.names, found.but, helps)]
     taken = {o.name for o in flags}
     flags += [o for o in more if o.name not in taken]

@@ -518,13 +518,13 @@ def only_run(
 # %% ../nbs/07_train.ipynb #420881db
 @delegates(TrainConfig)
 def train(
-    dataset:str|Path|Dataset, # Folder of captioned images, or of any images when a `token` is given
-    base:str|Path='starter', # Base model: `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
+    dataset:str|Path|Dataset, # Folder of captioned images; with a token, any images
+    base:str|Path='starter', # `starter`, a folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
     out:str|Path='run', # Folder of the run; a stopped run in it is resumed
-    name:str|None=None, # Name of the LoRA (default: the run's own name, or that of its folder)
+    name:str|None=None, # Name of the LoRA file (default: the run's own name, or that of its folder)
     class_images:str|Path|Dataset|None=None, # Folder of class images, for prior preservation
-    device:str|None=None, # `cpu` to leave a GPU alone (default: the best available)
-    display:Display|None=None, # Display of the run, in Python (default: a widget in a notebook, a progress bar elsewhere)
+    device:str|None=None, # `cpu`, `cuda` or `mps` (default: the best available)
+    display:Display|None=None, # Display of the run (default: a widget in a notebook, a progress bar elsewhere)
     **kwargs,
 ) -> Run: # Finished run
     "Train a LoRA on the images and captions of a dataset"
