@@ -379,7 +379,7 @@ def stopped(args, until, number=signal.SIGINT, **kwargs):
 def test_ctrl_c_in_training_keeps_a_checkpoint_and_says_how_to_resume(tmp_path, number):
     args = 'train', captioned(tmp_path/'images'), '--out', tmp_path/'run', '--max_train_steps', '100000', '--batch_size', '1', '--rank', '2'
     said, code = stopped(args, (tmp_path/'run'/'metrics.jsonl').exists, number)
-    assert code == 130 and 'Traceback' not in said and 'the same command goes on' in said
+    assert code == 130 and 'Traceback' not in said and 'run the same again to resume' in said
     kept = sorted((tmp_path/'run'/'checkpoints').iterdir())
     assert len(kept) == 1 and kept[0].name in {f'step-{int(o):06d}' for o in re.findall(r'step (\d+)', said)}
     rows = lambda: (tmp_path/'run'/'metrics.jsonl').read_text().splitlines()

@@ -93,8 +93,8 @@ def test_trains(run):
     assert 'toy' in (run.folder/'README.md').read_text().split('---')[1]
 
 def test_resumes_to_the_same_bits(toy, run, monkeypatch):
-    tell = Log.tell
-    monkeypatch.setattr(Log, 'tell', lambda self: tell(self) or self.trainer.done == 3)
+    poll = Log.poll
+    monkeypatch.setattr(Log, 'poll', lambda self: poll(self) or self.trainer.done == 3)
     with pytest.raises(Stopped): train(data_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)
     monkeypatch.undo()
     again = train(data_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)

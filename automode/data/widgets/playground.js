@@ -1,8 +1,8 @@
 // The view of a playground: what to draw goes to Python, pictures come back. Texts go in as textContent, never as HTML.
 
 const NUMBERS = [   // field, label, range, what it is
-  ['lora_scale', 'LoRA scale', [0, 2, .05], 'how strongly the LoRA acts: 0 not at all, 1 as trained'],
-  ['guidance_scale', 'guidance', [1, 15, .5], 'how closely to keep to the prompt; 1 is without guidance'],
+  ['lora_scale', 'LoRA scale', [0, 2, .05], 'LoRA scale: 0 is off, 1 as trained'],
+  ['guidance_scale', 'guidance', [1, 15, .5], 'guidance scale; 1 turns guidance off'],
   ['num_inference_steps', 'steps', [1, 100, 1], 'steps from noise to picture'],
 ]
 
@@ -25,11 +25,11 @@ function render({ model, el }) {
   fields.negative_prompt = make('input', 'am-input', labelled('negative prompt', 'what to keep away from', 'amp-wide'))
   const lora = labelled('LoRA', 'which checkpoint draws')
   fields.lora = select(lora, 'LoRA', [], () => ask())
-  const seed = labelled('seed', 'another seed is another noise')
+  const seed = labelled('seed', 'another seed gives other noise')
   fields.seed = make('input', 'am-input', seed)
   fields.seed.type = 'number'
   fields.seed.step = 1
-  button(seed, 'another', 'draw from another noise', event => { event.preventDefault(); fields.seed.value = Math.floor(Math.random() * 2 ** 32); ask() })
+  button(seed, 'another', 'generate with other noise', event => { event.preventDefault(); fields.seed.value = Math.floor(Math.random() * 2 ** 32); ask() })
   for (const [name, text, [min, max, step], title] of NUMBERS) {
     const label = labelled(text, title), slider = make('input', 'amp-slider', label)
     const number = fields[name] = make('input', 'am-input', label)
@@ -41,14 +41,14 @@ function render({ model, el }) {
     number.addEventListener('input', () => { slider.value = number.value })
     number.follow = () => { slider.value = number.value }
   }
-  fields.resolution = make('input', 'am-input', labelled('pixels', 'edge of the picture, a multiple of 8'))
+  fields.resolution = make('input', 'am-input', labelled('pixels', 'image size in pixels, a multiple of 8'))
   Object.assign(fields.resolution, { type: 'number', step: 8, min: 16 })
 
   const row = make('div', 'amp-buttons', form)
-  const go = button(row, 'draw', 'draw without and with the LoRA (Ctrl Enter)', () => ask(true))
+  const go = button(row, 'draw', 'generate without and with the LoRA (Ctrl+Enter)', () => ask(true))
   go.classList.add('amp-go')
   const stop = button(row, 'stop', 'break off', () => model.send({ do: 'stop' }))
-  const keep = button(row, 'save', 'keep what is shown as PNG files, with all settings in them', () => model.send({ do: 'save', what: 'pair' }))
+  const keep = button(row, 'save', 'save the images as PNG files with all settings', () => model.send({ do: 'save', what: 'pair' }))
   const bar = make('div', 'am-bar', form), done = make('div', 'am-filled', bar)
   bar.setAttribute('role', 'progressbar')
   const message = make('div', 'amp-message', form)
@@ -70,10 +70,10 @@ function render({ model, el }) {
   function askGrid() {
     model.send({ do: 'grid', drawing: read(), x: side.x.axis.value, y: side.y.axis.value || null, x_values: side.x.values.value, y_values: side.y.values.value })
   }
-  button(act, 'draw the grid', 'a picture for each pair of values', askGrid)
-  const keepGrid = button(act, 'save the grid', 'keep the grid as a PNG file, with its settings', () => model.send({ do: 'save', what: 'grid' }))
+  button(act, 'draw the grid', 'an image for each pair of values', askGrid)
+  const keepGrid = button(act, 'save the grid', 'save the grid as a PNG file with its settings', () => model.send({ do: 'save', what: 'grid' }))
   const sheet = make('img', 'amp-grid', shown)
-  sheet.alt = 'a picture for each pair of values'
+  sheet.alt = 'an image for each pair of values'
 
   const read = () => Object.fromEntries(Object.entries(fields).map(([k, o]) => [k, o.value]))
   // a change that is small beside what is drawn already, or a person's wish

@@ -1,10 +1,10 @@
 // The view of a review: it shows what Python says and tells Python what the person does. Texts go in as textContent, never as HTML.
 
 const KEYS = [
-  ['j ↓ →', 'next picture'], ['k ↑ ←', 'previous picture'], ['a', 'accept, and on to the next'], ['x', 'leave out, or take in again'],
-  ['n', 'next picture without a caption'], ['e Enter', 'write in the caption'], ['Esc', 'leave the caption'], ['Ctrl Enter', 'in the caption: accept, and on to the next'],
+  ['j ↓ →', 'next picture'], ['k ↑ ←', 'previous image'], ['a', 'accept and go to the next'], ['x', 'exclude or include again'],
+  ['n', 'next image without a caption'], ['e Enter', 'write in the caption'], ['Esc', 'leave the editor'], ['Ctrl Enter', 'in the caption: accept and go to the next'],
   ['Alt ↓ ↑', 'in the caption: next, previous'], ['u', 'undo'], ['r', 'redo'], ['/', 'search'], ['f', 'more filters'], ['w', 'words'], ['b', 'change many captions'],
-  ['c', 'other captions'], ['m', 'mark, or take the mark away'], ['p', 'give this caption to the marked ones'], ['?', 'show or hide these keys'],
+  ['c', 'other captions'], ['m', 'mark or unmark'], ['p', 'give this caption to the marked ones'], ['?', 'show or hide these keys'],
 ]
 const ROW = 76, SPARE = 4, PAUSE = 400, PATIENCE = 6000  // pixels, rows, milliseconds
 const SAID = { auto: '', edited: 'edited', accepted: 'accepted', excluded: 'excluded' }
@@ -22,7 +22,7 @@ function render({ model, el }) {
   const chips = make('div', 'amr-chips', root)
   const panels = { filters: make('div', 'amr-panel', root), words: make('div', 'amr-panel amr-words', root), change: make('div', 'amr-panel', root) }
   for (const o of Object.values(panels)) o.hidden = true
-  const silent = make('div', 'amr-silent', root, 'The notebook does not answer: it is busy, or was restarted. What is written here stays here until it answers; after a restart, copy it and run the cell again.')
+  const silent = make('div', 'amr-silent', root, 'The kernel does not answer: it is busy or was restarted. Your text stays here until it answers; after a restart, copy it and run the cell again.')
   silent.hidden = true
   const body = make('div', 'amr-body', root)
   const list = make('div', 'amr-list', body)
@@ -103,7 +103,7 @@ function render({ model, el }) {
   const find = input(panels.change, 'find', 'text', stale), put = input(panels.change, 'put in its place', 'text', stale), text = input(panels.change, 'text', 'text', stale)
   const options = { regex: input(panels.change, 'pattern (regex)', 'checkbox', stale), whole_words: input(panels.change, 'whole words', 'checkbox', stale), ignore_case: input(panels.change, 'any case', 'checkbox', stale) }
   const preview = button(panels.change, 'preview', 'show what would change, and change nothing', () => { save(); ask('preview', wanted()) })
-  const apply = button(panels.change, 'change', 'change the captions; undo takes it back', () => { ask('change', wanted()); stale() })
+  const apply = button(panels.change, 'change', 'change the captions; undo reverts it', () => { ask('change', wanted()); stale() })
   const shown = make('div', 'amr-preview', panels.change)
   function fields() {
     const replaces = what.value === 'replace'
@@ -146,8 +146,8 @@ function render({ model, el }) {
   const buttons = make('div', 'amr-buttons', main)
   button(buttons, '← previous', 'previous (k)', () => go(-1))
   button(buttons, 'next →', 'next (j)', () => go(1))
-  button(buttons, '✓ accept, next', 'accept, and on to the next (a)', accept)
-  const out = button(buttons, '✕ leave out', 'leave out of the training; the file stays (x)', exclude)
+  button(buttons, '✓ accept, next', 'accept and go to the next (a)', accept)
+  const out = button(buttons, '✕ leave out', 'exclude from training; the file is kept (x)', exclude)
   button(buttons, 'next without a caption', 'next without a caption (n)', nextBare)
   const give = button(buttons, '', 'give this caption to the marked ones (p)', copy)
   const unmark = button(buttons, 'no marks', 'take all marks away', () => ask('unmark'))

@@ -30,7 +30,7 @@ function render({ model, el }) {
   const root = make('div', 'am amt', el)
   const top = make('div', 'amt-top', root)
   const name = make('b', '', top), state = make('span', 'amt-state', top)
-  const stop = button(top, 'stop', 'end this step, keep a checkpoint, and stop; the same call goes on from there', () => { asked = true; model.send({ do: 'stop' }); update() })
+  const stop = button(top, 'stop', 'finish this step, write a checkpoint, and stop; the same call resumes', () => { asked = true; model.send({ do: 'stop' }); update() })
   const bar = make('div', 'am-bar', root), done = make('div', 'am-filled', bar)
   bar.setAttribute('role', 'progressbar')
   const facts = make('div', 'amt-facts', root)
@@ -84,7 +84,7 @@ function render({ model, el }) {
     facts.replaceChildren()
     for (const [label, value] of view.facts) { const one = make('span', '', facts); make('small', '', one, label); make('b', '', one, value) }
     curve(view)
-    message.textContent = view.message || (asked ? 'it will stop after this step, and keep a checkpoint …' : '')
+    message.textContent = view.message || (asked ? 'stopping after this step; a checkpoint is written …' : '')
   }
   function show() {
     pictures.replaceChildren()
