@@ -238,7 +238,7 @@ def test_two_processes_are_as_good_as_one(shapes, one):
 def test_a_sharded_base_learns_the_same(shapes, one):
     "With FSDP each process holds half of the unet; the second half is done by one process that holds all of it"
     said = run(*launched(2, *TOGETHER, '--out', 'sharded', kind=('--use_fsdp', '--fsdp_version', '2')), cwd=shapes)
-    assert 'each of 2 processes holds a part of the unet' in said
+    assert 'each of 2 processes holds a part of the denoiser' in said
     assert alike(one, shapes/'sharded')
     assert alike(one, go_on(shapes, 'sharded', 1))
 
