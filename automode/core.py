@@ -10,7 +10,7 @@ __all__ = ['HUB_ID', 'make_printable', 'shorten', 'counted', 'shell_word', 'Prob
            'widget_source']
 
 # %% ../nbs/00_core.ipynb #38839311
-import errno, json, os, re, shlex, shutil, tempfile
+import errno, json, os, re, shlex, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
@@ -339,11 +339,16 @@ def progress(
     items:Iterable, # Items to iterate over
     desc:str, # Description, e.g. "captioning"
     total:int|None=None, # Number of items, if `items` has no length
-    **kwargs, # Arguments of `tqdm`
+    disable:bool=False, # Show nothing; so does the variable `TQDM_DISABLE`
+    **kwargs, # Other arguments of `tqdm`
 ): # `tqdm` bar over `items`
-    "Show a progress bar, unless the work takes less than a second"
+    "Show a progress bar after a second; in a file, add a line every ten seconds"
     from tqdm.auto import tqdm
-    return tqdm(items, desc=desc, total=total, delay=1., dynamic_ncols=True, **kwargs)
+    every = .1 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 10.
+    if disable: kwargs['disable'] = True
+    bar = tqdm(items, desc=desc, total=total, delay=1., mininterval=every, dynamic_ncols=True, **kwargs)
+    if not bar.disable: bar.last_print_t -= max(0., every - 1)          # the first line is due after a second
+    return bar
 
 # %% ../nbs/00_core.ipynb #a9c1045c
 @contextmanager

@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from psutil import virtual_memory
 
 from .adapters import add_adapter
+from .core import counted
 from .family import Family, family_of_denoiser
 from .fast import speed_up
 from .counting import Speed, Step, Work, count_encoding, count_step, measure_speed, to_meta
@@ -99,7 +100,7 @@ class Job:
     quantize:str|None=None # What the unet will be held in, where it is not yet: `nf4` or `int8`
     pictures:int=0 # Pictures to encode, mirrored ones too
     encode_batch:int|None=None # Pictures that are encoded at a time; None takes as many as `07_latents` does
-    cached:int=0 # Bytes of encoded pictures and prompts that stay on the device
+    cached:int=0 # Bytes of encoded images and prompts that stay on the device
     validation:int=0 # Pictures that are predicted for validation, over the whole run
     samples:int=0 # Predictions for drawing: pictures times inference steps, times two with guidance
     device:torch.device|str|None=None # Where it will run; None takes where the unet is
@@ -169,7 +170,7 @@ class Estimate:
                 # three times: a copy to go back to is kept as well
                 'adapters and gradients': 3 * sum(o.nbytes for o in trained) + 4 * numbers * job.ema,
                 'optimizer': round(numbers * OPTIMIZERS[job.optimizer].state_bytes),
-                'activations': job.at_once * self._real(self.step.peak, self.step.made), 'encoded pictures': job.cached}
+                'activations': job.at_once * self._real(self.step.peak, self.step.made), 'encoded images': job.cached}
 
     @property
     def while_encoding(self) -> int:
@@ -194,7 +195,7 @@ class Estimate:
         job, n, batches = self.job, self.job.at_once, self.job.steps * self.job.accumulation
         forward, backward = (self.speed.seconds(o, n) for o in (self.step.forward, self.step.backward))
         scale = self.measured / (job.accumulation * (forward + backward)) if self.measured else 1
-        parts = {'encoding pictures': job.pictures * self.speed.seconds(self.encoding[0], 8) / 8,
+        parts = {'encoding images': job.pictures * self.speed.seconds(self.encoding[0], 8) / 8,
                  'denoiser forward': batches * forward, 'backward': batches * backward,
                  'validation': job.validation * forward / n, 'samples': job.samples * forward / n}
         return {name: scale * value for name, value in parts.items()}
@@ -285,8 +286,7 @@ def out_of_memory_advice(
     "What to change after memory ran out"
     job, limit = found.job, .85 * found.peak
     if memory: limit = min(limit, .85 * memory)              # an allocator leaves gaps, and libraries want their part
-    pictures = f'{job.batch_size} picture{"s" * (job.batch_size > 1)} of {job.resolution} pixels'
-    return (f'memory ran out with {pictures} at a time, which needs about {_gb(found.peak)}; '
+    return (f'out of memory with {counted(job.batch_size, "image")} of {job.resolution} pixels at a time, which needs about {_gb(found.peak)}; '
             f'{_say_changes(settings_that_fit(found, limit))}')
 
 # %% ../nbs/07_estimate.ipynb #5534b780
@@ -320,9 +320,9 @@ def describe(
     kind = 'computer' if job.device.type == 'cpu' else 'GPU'
     of = f' (this {kind} has {_gb(room.free)} free for it)' if room else ''
     first = self.while_encoding > sum(memory.values())
-    parts = f'while it encodes the pictures, then {_gb(sum(memory.values()))}' if first else _shares(memory)
+    parts = f'while images are encoded, then {_gb(sum(memory.values()))}' if first else _shares(memory)
     lines = [f'needs about {_gb(self.peak)}{of}: {parts}',
-             f'{job.steps:,} steps of {n} picture{"s" * (n > 1)}, {self.flops/1e12:.3g} TFLOP each: '
+             f'{job.steps:,} step{"s" * (job.steps != 1)} of {counted(n, "image")}, {self.flops/1e12:.3g} TFLOP each: '
              f'about {_duration(sum(self.seconds.values()))}', f'the time goes to: {_shares(self.seconds)}']
     if room and self.peak > room.free:
         lines.append(f'that is more than there is; {_say_changes(settings_that_fit(self, room.free))}')

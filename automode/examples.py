@@ -273,7 +273,18 @@ def find_examples(
         option = f'--masked_loss {shell_word(dataset.folder)}'
         notes.append(f"{counted(len(unused), 'mask')} next to images not used; pass {option} to use them")
     if not found: _explain_nothing(dataset, rows, bad)
-    return list(found.values()), bad, notes
+    if token or class_word: return list(found.values()), bad, notes
+    left_out, without = _uncaptioned(dataset, bad, masks)
+    if without: notes.append(f"{counted(without, 'image')} without a caption; run: automode caption {shell_word(dataset.folder)}")
+    return list(found.values()), bad | left_out, notes
+
+def _uncaptioned(dataset:Dataset, bad:dict[str,str], masks:dict[Path,Path]) -> tuple[dict[str,str], int]:
+    "Reasons to leave out the rows without a caption, and how many of them only lack a caption"
+    rows = [o for o in dataset if o.get('status') != 'excluded' and o['file_name'] not in bad and not (o.get('text') or '').strip()]
+    paths = [dataset.path(o) for o in rows]
+    facts = _inspect_images(paths, dataset.background, cache_path(dataset.folder, 'looks.json'))
+    known = [_is_mask(path, masks) or (fact if isinstance(fact, str) else '') for path, fact in zip(paths, facts)]
+    return ({o['file_name']: why or f"{o['file_name']!r} has no caption" for o, why in zip(rows, known)}, known.count(''))
 
 # %% ../nbs/07_examples.ipynb #26d5f0b4
 def _usable_rows(dataset:str|Path|Dataset, token:str|None, class_word:str|None) -> tuple[Dataset, list[dict]]:

@@ -252,7 +252,7 @@ def generate(
         if rest := unread(pipeline, o):
             warnings.warn(f"the prompt is too long for this model; '{rest}' is not read", stacklevel=2)
     jobs, images = [(o, seed + i) for o in prompts for i in range(num_images)], []
-    with progress(None, 'drawing', total=len(jobs)*settings['num_inference_steps']) as bar:
+    with progress(None, 'generating', total=len(jobs)*settings['num_inference_steps']) as bar:
         for i in range(0, len(jobs), batch_size):
             images += draw_batch(pipeline, jobs[i:i+batch_size], bar, **settings)
             if out is None: continue

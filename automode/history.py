@@ -264,8 +264,8 @@ def _step(dataset:Dataset|str|Path, way:str) -> Changes:
         left = [name for name in last['changes'] if name not in changes]
         line = dict(did=way, what=last.get('what', ''), was=was, now=now, of=top['of'] if side else was[0], left=left)
         _carry_out(dataset, changes, place, line)
-    done, what = 'made again' if side else 'took back', make_printable(last.get('what', ''))
-    closing = f"{done} '{what}': {_count(len(changes))}{_kept_words(kept)}"
+    done, what = 'redone' if side else 'undone', make_printable(last.get('what', ''))
+    closing = f"{done}: {what}, {_count(len(changes))}{_kept_words(kept)}"
     return Changes(dataset, changes, closing, kept=kept)
 
 def _turn(changes:dict[str,dict], rows:dict[str,dict], side:int) -> tuple[dict[str,dict],list[str]]:

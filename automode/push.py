@@ -126,13 +126,13 @@ def list_parcel(
     "Say exactly what is sent, and where"
     size = lambda o: f'{o/1e6:.1f} MB' if o > 1e5 else f'{o/1e3:.1f} kB'
     rows = [f'  {name} ({size(len(data))})' for name, data in parcel.items()]
-    seen = 'for its owner alone' if private else 'open to all, unless it is there already and private'
-    lines = [f"to the repository {repo} of the Hugging Face hub, {seen}:", *rows]
+    seen = 'private' if private else 'public, unless it exists and is private'
+    lines = [f"to the repository {repo} on the Hugging Face Hub ({seen}):", *rows]
     asked = [asked_for(read_texts(BytesIO(data)).get('parameters', '')) for name, data in parcel.items() if name.endswith('.png')]
-    if any(asked): lines.append(f"the pictures were asked for with: {'; '.join(make_printable(o) for text in asked for o in text.splitlines() if o)}")
-    if left_out: lines.append(f"left out of the texts in these files: {', '.join(left_out)}")
-    if with_captions: lines.append('sent too, since you said so: the captions that it was trained on, as far as these files hold them')
-    return '\n'.join(lines + [f"not sent: the pictures it was trained on{'' if with_captions else ' and their captions'}, config.json, checkpoints"])
+    if any(asked): lines.append(f"prompts of the images: {'; '.join(make_printable(o) for text in asked for o in text.splitlines() if o)}")
+    if left_out: lines.append(f"removed from the metadata: {', '.join(left_out)}")
+    if with_captions: lines.append('with the training captions in these files, as requested')
+    return '\n'.join(lines + [f"not uploaded: training images{'' if with_captions else ' and their captions'}, config.json, checkpoints"])
 
 # %% ../nbs/09_push.ipynb #ec516c82
 @contextmanager
@@ -164,12 +164,12 @@ def push(
     if not HUB_ID.fullmatch(repo): raise Problem(f"'{repo}' is not a name like user/name")
     parcel, left_out = pack(run, repo, with_captions)
     print(list_parcel(parcel, repo, left_out, private, with_captions))
-    if dry_run: return print('dry run: nothing was sent')
-    if not get_token(): raise Problem("nobody is logged in to the Hugging Face hub here; run 'hf auth login' once, or set HF_TOKEN")
+    if dry_run: return print('dry run: nothing was uploaded')
+    if not get_token(): raise Problem("you are not logged in to the Hugging Face Hub; run 'hf auth login' once, or set HF_TOKEN")
     api = HfApi(endpoint=endpoint)
     with _asking(repo):
         api.create_repo(repo, private=private, exist_ok=True)
         if private and not api.repo_info(repo).private:
-            raise Problem(f"'{repo}' is there already and open to all; make it private in its settings on the hub, or take another name")
+            raise Problem(f"'{repo}' exists and is public; make it private in its settings on the Hub, or use another name")
         api.create_commit(repo, [CommitOperationAdd(k, v) for k, v in parcel.items()], commit_message='A LoRA trained with automode')
     return f'{api.endpoint}/{repo}'

@@ -128,7 +128,9 @@ def describe(
              f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, "
              f"learning rate {config.learning_rate:g}, on {base!r}",
              f"the first image trains with the prompt: {examples[0].prompt!r}"]
-    lines += [f'left out: {why}' for why in plan.bad.values()] + list(plan.notes)
+    lines += [f'left out: {why}' for why in list(plan.bad.values())[:10]]
+    if (more := len(plan.bad) - 10) > 0: lines.append(f"left out: {more:,} more, see {plan.folder/'left_out.jsonl'}")
+    lines += plan.notes
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
     if long: lines.append(f"longer than the text encoder reads, and truncated: {counted(len(long), 'prompt')}, e.g. {long[0]!r}")
     return '\n'.join(lines)

@@ -193,7 +193,7 @@ def run_loop(
     config, last = trainer.config, trainer.config.max_train_steps
     def due(every): return trainer.done == last or (every and trainer.done % every == 0)
     silent = log.shown or not trainer.accelerator.is_main_process
-    bar = progress(range(last), f'training {name}', initial=trainer.done, disable=silent or None)
+    bar = progress(range(last), f'training {name}', initial=trainer.done, disable=silent)
     stop = False
     with note_signals() as asked:
         if trainer.done == 0:

@@ -163,7 +163,7 @@ def main():
         assert (place/'demo'/'report.html').exists() and (place/'demo'/'before_after.png').exists(), said
         print(run(python, '-c', CARD, cwd=place/'demo'/'run', env=env).strip().splitlines()[-1])
         listed = run(command, 'push', 'demo', 'me/demo', '--dry_run', cwd=place, env=env)
-        assert listed.endswith('dry run: nothing was sent\n'), listed
+        assert listed.endswith('dry run: nothing was uploaded\n'), listed
         at = step('automode demo, the card, automode push --dry_run', at)
         frozen = json.loads(run(python, '-m', 'pip', 'list', '--format', 'json', env=env))
         print(f"{len(frozen)} packages, {sum(o.stat().st_size for o in (place/'venv').rglob('*') if o.is_file() and not o.is_symlink())/1e9:.1f} GB")

@@ -257,7 +257,7 @@ def test_memory_that_runs_out_is_answered_with_what_fits(tmp_path):
     trained(tmp_path/'first', max_train_steps=1)
     with peak() as taken: trained(tmp_path/'large', **large)
     with limited(.6 * taken[0]):
-        with pytest.raises(Problem, match='memory ran out with 256 pictures of 64 pixels at a time') as raised: trained(tmp_path/'small', **large)
+        with pytest.raises(Problem, match='out of memory with 256 images of 64 pixels at a time') as raised: trained(tmp_path/'small', **large)
         text = str(raised.value)
         print(text)
         offered = [dict(re.findall(r'--(\w+)(?: ([\w.]+))?', o)) for o in text.partition('would fit: ')[2].split(', or ')]
@@ -270,7 +270,7 @@ def test_memory_that_runs_out_is_answered_with_what_fits(tmp_path):
             assert run.lora.exists()
 
 def test_memory_that_runs_out_before_the_first_step(tmp_path):
-    with limited(20*MB), pytest.raises(Problem, match='memory ran out before the first step'): trained(tmp_path/'run')
+    with limited(20*MB), pytest.raises(Problem, match='out of memory before the first step'): trained(tmp_path/'run')
 
 
 # --- captions

@@ -84,7 +84,7 @@ def test_the_card_lies_beside_the_lora(place):
 
 def test_what_is_sent_is_said_first_and_arrives(place, hub):
     said = automode('push', 'tiantian-lora', 'me/tiantian-lora', '--dry_run', hub=hub, cwd=place)
-    assert said.returncode == 0 and said.stdout.endswith('dry run: nothing was sent\n') and hub.asked == [] and not hub.repos
+    assert said.returncode == 0 and said.stdout.endswith('dry run: nothing was uploaded\n') and hub.asked == [] and not hub.repos
     done = automode('push', 'tiantian-lora', 'me/tiantian-lora', hub=hub, cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == f'Open {hub.address}/me/tiantian-lora'
@@ -119,7 +119,7 @@ def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
     assert sorted(files) == ['README.md', 'inky.safetensors'] and listed(said.stdout) == list(files)
     secrets = [*PRIVATE[::2], 'Greta', 'Elm', 'Anna', 'Doctor', str(tmp_path)]
     assert not tells(files, secrets) and not tells({'said': said.stdout.encode()}, secrets)
-    assert 'not sent: the pictures it was trained on and their captions' in said.stdout
+    assert 'not uploaded: training images and their captions' in said.stdout
     assert "pipeline('a picture')" in files['README.md'].decode()
     said = automode('push', 'inky', 'me/inky', '--with_captions', hub=hub, cwd=tmp_path)
     assert {o for _, o in tells(hub.repos['me/inky']['files'], PRIVATE)} == set(PRIVATE)
@@ -218,18 +218,18 @@ def test_a_card_that_a_person_wrote_is_what_is_sent(hub, tmp_path):
 def test_a_place_that_is_private_already_is_not_called_public(hub, capsys):
     hub.repos['me/hidden'] = dict(private=True, files={})
     push('tiantian-lora', 'me/hidden', endpoint=hub.address)
-    assert 'open to all, unless it is there already and private' in capsys.readouterr().out and hub.repos['me/hidden']['private']
+    assert '(public, unless it exists and is private)' in capsys.readouterr().out and hub.repos['me/hidden']['private']
 
 def test_a_login_that_is_missing_is_one_sentence(place, hub):
     done = automode('push', 'tiantian-lora', 'me/lora', hub=hub, token=None, cwd=place)
     assert done.returncode == 1 and 'Traceback' not in done.stderr and not hub.repos
-    assert done.stderr == "automode push: nobody is logged in to the Hugging Face hub here; run 'hf auth login' once, or set HF_TOKEN\n"
+    assert done.stderr == "automode push: you are not logged in to the Hugging Face Hub; run 'hf auth login' once, or set HF_TOKEN\n"
 
 @pytest.mark.parametrize('repo, words, settings', [
     ('me/lora', 'does not know the token', dict(token='hf_wrong')), ('you/lora', "may not write to 'you/lora'", {}),
     ('lora', "'lora' is not a name like user/name", {}), ('me/lora', 'HF_HUB_OFFLINE is set', dict(offline=True)),
     ('me/lora', 'could not be reached', dict(endpoint='http://127.0.0.1:9')), ('me/lora', 'is not a training run', dict(run='holiday')),
-    ('me/open', 'open to all', dict(private=True))])
+    ('me/open', 'exists and is public', dict(private=True))])
 def test_who_is_refused_gets_one_sentence(hub, monkeypatch, repo, words, settings):
     if 'token' in settings: monkeypatch.setenv('HF_TOKEN', settings['token'])
     if 'offline' in settings: monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)

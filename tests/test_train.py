@@ -158,7 +158,7 @@ def test_memory_that_runs_out_is_answered_with_what_would_fit(place):
     limit, large = 'ulimit -v 7000000; exec "$@"', changed(SHORT, batch_size=512, num_validation=0, sample_prompt='')      # 7 GB, for a run of more than 9
     said = run('sh', '-c', limit, 'sh', COMMAND, 'train', 'pictures', '--out', 'large', *large, cwd=place, code=1)
     assert 'needs about 9' in said and 'Traceback' not in said
-    assert re.search(r'memory ran out with 512 pictures of 64 pixels at a time.*would fit: .*--batch_size 256 --gradient_accumulation_steps 2', said), said
+    assert re.search(r'out of memory with 512 images of 64 pixels at a time.*would fit: .*--batch_size 256 --gradient_accumulation_steps 2', said), said
 
 def test_trackers(place):
     "The rows go to TensorBoard as well; without it, the command says what to install"
