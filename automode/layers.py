@@ -53,7 +53,7 @@ def rank_of(
 ) -> int|None: # Rank; None for a LoKr stored as two full matrices
     "Find the rank of a layer"
     for o in ('down', 'hada_w1_b', 'lokr_w2_b', 'lokr_w1_b'):
-        if o in tensors: return tensors[o].shape[0]
+        if o in tensors and tensors[o].shape: return tensors[o].shape[0]
     return None
 
 # %% ../nbs/06_layers.ipynb #791726ed

@@ -14,7 +14,8 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Iterable, Iterator
+from types import SimpleNamespace
+from typing import Any, Iterable, Iterator
 
 import torch
 from peft import LoraConfig
@@ -233,17 +234,17 @@ def save_lora(
 # %% ../nbs/06_lora.ipynb #58fc6c37
 def read_lora_info(
     path:str|Path, # Path of a LoRA file
-) -> dict: # Metadata, plus `kind`, `naming`, `rank`, `conv_rank`, `alpha`, `layers`, `dora`, `text_encoder`, `bytes`
-    "Describe a LoRA file without loading its weights"
+) -> dict: # Metadata, plus `kind`, `naming`, `rank`, `conv_rank`, `alpha`, `layers`, `dora`, `text_encoder`, `bytes`, …
+    "Describe a LoRA file without loading its weights; `left_out` names embeddings, `settings` the source of alpha"
     with open_lora(path) as f:
         metadata, layers, names, keys = f.metadata() or {}, {}, {}, list(f.keys())
         for key in keys:
             if pair := split_key(key):
-                layers.setdefault(pair[0], {})[pair[1]] = f.get_slice(key).get_shape()
+                layers.setdefault(pair[0], {})[pair[1]] = SimpleNamespace(shape=tuple(f.get_slice(key).get_shape()))
                 names[pair] = key
         if not any(map(kind_of, layers.values())): raise Problem(_no_lora(path, keys))
         layer, found = _describe(layers, metadata)
-        rank, key, alpha = _shape_rank(layers[layer]), names.get((layer, 'alpha')), None
+        rank, key, alpha = rank_of(layers[layer]), names.get((layer, 'alpha')), None
         if key and f.get_slice(key).get_shape() in ([], [1]): alpha = float(read_tensor(f, path, key).flatten()[0])
     if key is None and (our := layer_name(layer)) and rank:
         alpha = alpha_of(read_settings(path, metadata), our, rank, path)
@@ -251,18 +252,14 @@ def read_lora_info(
                 settings='' if key or alpha is None else 'PEFT', bytes=as_path(path).stat().st_size)
 
 # %% ../nbs/06_lora.ipynb #6ef6e1e7
-def _shape_rank(shapes:dict[str,list[int]]) -> int|None:
-    "Rank of a layer from the shapes of its tensors; None for full matrices"
-    return next((shapes[o][0] for o in ('down', 'hada_w1_b', 'lokr_w2_b', 'lokr_w1_b') if shapes.get(o)), None)
-
-def _describe(layers:dict[str,dict[str,list[int]]], metadata:dict[str,str]) -> tuple[str,dict]:
+def _describe(layers:dict[str,dict[str,Any]], metadata:dict[str,str]) -> tuple[str,dict]:
     "Name of a typical layer; `kind`, `naming`, `rank`, `conv_rank`, `layers`, `dora` and `text_encoder` of a file"
     kind = Counter(filter(None, map(kind_of, layers.values()))).most_common(1)[0][0]
-    conv = [k for k, v in layers.items() if len(v.get('down', ())) == 4 and v['down'][2:] != [1, 1]]
+    conv = [k for k, v in layers.items() if 'down' in v and len(v['down'].shape) == 4 and v['down'].shape[2:] != (1, 1)]
     layer = next((k for k in layers if k not in conv), next(iter(layers)))
-    rank, dim = _shape_rank(layers[layer]), metadata.get('ss_network_dim', '')
+    rank, dim = rank_of(layers[layer]), metadata.get('ss_network_dim', '')
     if rank is None and dim.isascii() and dim.isdecimal() and len(dim) < 7: rank = int(dim)
-    conv_rank = _shape_rank(layers[conv[0]]) if conv else 0
+    conv_rank = rank_of(layers[conv[0]]) if conv else 0
     dora = any({'dora_scale', 'magnitude'} & v.keys() for v in layers.values())
     in_text = any(k.startswith(('lora_te', 'text_encoder')) or 'text_model.' in k for k in layers)
     return layer, dict(kind=kind, naming=_naming(layer), rank=rank, conv_rank=conv_rank, layers=len(layers), dora=dora,

@@ -109,7 +109,7 @@ def test_its_own_config_is_enough(place):
 def test_a_wrong_config_is_one_sentence(place):
     known = json.loads((place/'whole/config.json').read_text())
     for wrong, named in ((dict(rank=[4], seed='x', flip_p=50), ("rank must be a whole number, got [4]", "seed must be a whole number, got 'x'", 'flip_p must be between 0 and 1, got 50')),
-                         (dict(learning_rate=float('nan'), dataset=5), ('learning_rate must be', 'dataset must be text, got 5'))):
+                         (dict(learning_rate=float('nan'), dataset=5), ('learning_rate must be finite, got nan', 'dataset must be text, got 5'))):
         (place/'wrong.json').write_text(json.dumps(known | wrong))
         said = train('--config', 'wrong.json', '--out', 'wrong', cwd=place, code=1)
         assert len(told(said)) == 1 and all(o in said for o in named), said
