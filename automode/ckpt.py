@@ -72,8 +72,8 @@ _kinds = dict(Double='float64', Float='float32', Half='float16', BFloat16='bfloa
               Short='int16', Char='int8', Byte='uint8', Bool='bool')
 _known = {'collections.OrderedDict': _dict, 'torch.Size': _tuple, 'torch._utils._rebuild_parameter': _parameter,
           'torch._utils._rebuild_tensor_v2': _tensor, 'torch._utils._rebuild_tensor_v3': _typed_tensor,
-          **{f'{o}.{k}': v for o in ('builtins', '__builtin__') for k,
-             v in dict(dict=_dict, list=_list, tuple=_tuple).items()},
+          **{f'{module}.{name}': make for module in ('builtins', '__builtin__')
+             for name, make in (('dict', _dict), ('list', _list), ('tuple', _tuple))},
           **{f'torch.{name}Storage': getattr(torch, dtype) for name, dtype in _kinds.items()},
           **{f'torch.{o}': getattr(torch, o) for o in (*_kinds.values(), 'float8_e4m3fn', 'float8_e5m2')},
           'torch.storage.UntypedStorage': torch.uint8}

@@ -450,7 +450,8 @@ def read_captions(
     columns = list(dict.fromkeys(k for o in known for k in o))
     file, text = find_column(columns, FILE_COLUMNS), choose_column(known)
     if known and not (file and text):
-        raise Problem(f"'{path}' must have a column of file names and one of captions, got {shorten(', '.join(columns))}",
+        got = shorten(', '.join(columns))
+        raise Problem(f"'{path}' must have a column of file names and one of captions, got {got}",
                       'call them file_name and text')
     for n, o in enumerate(rows if isinstance(rows, list) else [None], 1):
         if isinstance(o, ValueError): raise Problem(f"row {n} of '{path}' cannot be used: {o.args[0]}")

@@ -74,29 +74,27 @@ def read_function(
     return found[function]
 
 # %% ../nbs/12_flags.ipynb #c463488a
-def _join(own:Flag, step:Flag|None, help:str) -> Flag:
-    "Complete a flag of the command with that of the step"
-    if step is None: return replace(own, help=own.help or help)
+def _join(own:Flag, step:Flag|None) -> Flag:
+    "Complete a flag of the command with that of the step; the command always gets its value"
+    if step is None: return replace(own, passed=True)
     is_open = own.is_required and not own.positional # a flag without a default takes the step's
     kind = step.kind if own.kind == 'str' else own.kind
-    return replace(own, kind=kind, default=step.default if is_open else own.default, help=own.help or help or step.help)
+    default = step.default if is_open else own.default
+    return replace(own, kind=kind, default=default, help=own.help or step.help, passed=True)
 
 def find_flags(
     command:Callable, # Function of the command
     step:str='', # Function that does the work, as `module:function`
     names:Mapping[str,str]={}, # Names in the command of the step's parameters, where they differ
     but:Iterable[str]=(), # Parameters of the step that are not flags
-    helps:Mapping[str,str]={}, # Help of flags without a docment in the command
 ) -> list[Flag]: # Flags: positional arguments, those of the step, then the command's own
     "Join the flags of a command with those of its step"
-    own = {k: replace(o, passed=True) for k, o in read_flags(command).items()}
     found = read_flags(read_function(step)) if step else {}
     renamed = [replace(o, name=names.get(k, k), positional=False) for k, o in found.items() if k not in but]
     steps = {o.name: o for o in renamed}
-    joined = {k: _join(o, steps.get(k), helps.get(k, '')) for k, o in own.items()}
-    others = {k: replace(o, help=helps.get(k, o.help)) for k, o in steps.items()}
-    first = {k: o for k, o in joined.items() if o.positional}
-    return list((first | others | joined).values())
+    own = {k: _join(o, steps.get(k)) for k, o in read_flags(command).items()}
+    first = {k: o for k, o in own.items() if o.positional}
+    return list((first | steps | own).values())
 
 # %% ../nbs/12_flags.ipynb #04232b36
 def yes_or_no(

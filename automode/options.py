@@ -44,10 +44,11 @@ class Option:
 
     def load(self) -> Any: # Class or function
         "Import the implementation"
-        needs = self.needs or self.make.split(':')[0]
         try: return load_name(self.make)
         except ImportError as e:
-            raise Problem(f'{self.name} needs {needs}, which could not be imported ({e})', f'run: pip install {needs}') from e
+            needs = self.needs or (e.name or self.make.split(':')[0]).split('.')[0]
+            raise Problem(f'{self.name} needs {needs}, which could not be imported ({e})',
+                          f'run: pip install {needs}') from e
 
 # %% ../nbs/01_options.ipynb #62ac428f
 def _plain(name:str) -> str:

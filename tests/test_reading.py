@@ -147,9 +147,11 @@ def test_words_that_changed_outside_are_told_and_taken(tmp_path, capsys):
     assert texts(folder) == before
     said(capsys, 'edit', folder, '--from', folder, '--dry_run')
     assert texts(folder) == before
+    assert 'leave out --below' in said(capsys, 'edit', folder, '--from', folder, '--below', '0', code=1)
     said(capsys, 'edit', folder, '--from', folder)
     assert list(texts(folder).values()) == ['NEW words zero', 'NEW words one']
     assert '--from' not in said(capsys, 'check', folder)
+    assert 'leave out --prefix' in said(capsys, 'edit', folder, '--undo', '--prefix', '', code=1)
     said(capsys, 'edit', folder, '--undo')
     assert texts(folder) == before
 
