@@ -22,7 +22,8 @@ from .formats_file_names import caption_from_path
 from .generate import compare
 from .report import write_report
 from .starter import sample_pictures, starter_prompt
-from .run import Run, check_name
+from .run import Run
+from .plan import check_name
 from .train import train
 
 # %% ../nbs/12_auto.ipynb #088231b1

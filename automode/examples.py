@@ -274,8 +274,8 @@ def find_examples(
         notes.append(f"{counted(len(unused), 'mask')} next to images not used; pass {option} to use them")
     if not found: _explain_nothing(dataset, rows, bad)
     if token or class_word: return list(found.values()), bad, notes
-    left_out, without = _uncaptioned(dataset, bad, masks)
-    if without: notes.append(f"{counted(without, 'image')} without a caption; run: automode caption {shell_word(dataset.folder)}")
+    left_out, lacking = _uncaptioned(dataset, bad, masks)
+    if lacking: notes.append(f"{counted(lacking, 'image')} without a caption; run: automode caption {shell_word(dataset.folder)}")
     return list(found.values()), bad | left_out, notes
 
 def _uncaptioned(dataset:Dataset, bad:dict[str,str], masks:dict[Path,Path]) -> tuple[dict[str,str], int]:

@@ -8,7 +8,7 @@ __all__ = ['open_folder', 'as_dataset', 'read_outside', 'tell_stale', 'take_outs
 # %% ../nbs/03_folder.ipynb #ee0504c6
 from pathlib import Path
 
-from .convert import Reading, read_folder
+from .reading import Reading, read_folder
 from .core import as_path, counted, shell_word
 from .dataset import METADATA, Dataset, find_metadata, note_taken, read_taken
 from .edits import Edit, edit_captions

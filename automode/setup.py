@@ -34,7 +34,8 @@ from .latents import Cache, fill_cache, make_cache
 from .models import BaseModel, count_tokens
 from .objectives import check_objective
 from .optim import check_optimizer
-from .run import Plan, Run, check_same_run, keep_total_batch_size, take_from
+from .run import Run
+from .plan import Plan, check_same_run, keep_total_batch_size, take_from
 
 # %% ../nbs/07_setup.ipynb #5b8fa959
 def _reset_accelerate(precision:str, on_cpu:bool) -> None:

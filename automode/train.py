@@ -39,7 +39,8 @@ from .models import BaseModel, load_base, set_aside
 from .options import OPTIMIZERS
 from .monitor import Validation, generate_samples, is_sharded
 from .objectives import stretch_to_noise
-from .run import Plan, Run, check_name, check_same_run, make_plan, start_run, tell_step
+from .run import Run, tell_step
+from .plan import Plan, check_name, check_same_run, make_plan, start_run
 from .setup import add_class_images, aside_folder, cache_folder, complete, describe, encode_all, make_accelerator, shard
 from .setup import total_batch_size, try_to_write
 from .resume import find_checkpoints

@@ -5,7 +5,8 @@ from collections import OrderedDict
 import pytest
 
 from automode.cli import command_parser, flag_words, main
-from automode.convert import convert, detect_format, formats, read_folder
+from automode.convert import convert, formats
+from automode.reading import detect_format, read_folder
 from automode.core import Problem, data_path
 from automode.dataset import Dataset, new_row
 from automode.filling import fill_folder
@@ -204,7 +205,7 @@ def test_a_format_is_in_help_errors_completion_and_documentation(dummy, tmp_path
     assert all(f'| `{name}` | {o.help} |' in page for name, o in formats.items()) and 'Lines of name=caption' in page
 
 def test_wrong_options_are_named_at_once_before_the_source_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr('automode.convert.detect_format', lambda *args: pytest.fail('the source was read'))
+    monkeypatch.setattr('automode.reading.detect_format', lambda *args: pytest.fail('the source was read'))
     with pytest.raises(Problem) as e: convert(tmp_path/'nowhere', tmp_path/'out', to='kohja', repeats=0, shard_pictures='x', caption_extension='.exe')
     told = str(e.value).split('; ')
     assert told[1:] == ['did you mean kohya?', "caption_extension must be .txt or .caption, got '.exe'", 'repeats must be a whole number of 1 or more, got 0',

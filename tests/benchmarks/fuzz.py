@@ -340,7 +340,8 @@ batch_size = 4
 '''.encode())]
 
     def read(self, path):
-        from automode.convert import convert, detect_format
+        from automode.convert import convert
+        from automode.reading import detect_format
         shutil.rmtree(path.parent/'out', ignore_errors=True)
         each(lambda: detect_format(path), lambda: convert(path, path.parent/'out', to='automode'))
 
