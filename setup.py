@@ -28,16 +28,16 @@ def patch_of(node):
         if isinstance(o, ast.Call) and isinstance(o.func, ast.Name) and o.func.id == 'patch': return o, {k.arg for k in o.keywords}
 
 def joined(folder):
-    "Module -> its source, for the modules that change when each method is written in its class"
+    "Path of a module without suffix -> its source, for the modules that change when each method is written in its class"
     changed = {}
-    for path in sorted(Path(folder).glob('*.py')):
+    for path in sorted(Path(folder).rglob('*.py')):
         tree, before = ast.parse(path.read_text(encoding='utf-8')), ast.dump(ast.parse(path.read_text(encoding='utf-8')))
         for node in ast.walk(tree):                          # a checker knows no `delegates`, and would know nothing of the function then
             if not isinstance(node, ast.FunctionDef): continue
             node.decorator_list = [o for o in node.decorator_list if not (isinstance(o, ast.Call) and getattr(o.func, 'id', '') == 'delegates')]
         classes = {o.name: o for o in tree.body if isinstance(o, ast.ClassDef)}
         for node in [o for o in tree.body if patch_of(o)]: _join(node, tree, classes)
-        if ast.dump(tree) != before: changed[path.stem] = ast.unparse(ast.fix_missing_locations(tree)) + '\n'
+        if ast.dump(tree) != before: changed[path.relative_to(folder).with_suffix('').as_posix()] = ast.unparse(ast.fix_missing_locations(tree)) + '\n'
     return changed
 
 def _join(node, tree, classes):
@@ -84,7 +84,7 @@ def main():
                     ['Programming Language :: Python :: ' + o for o in PYTHONS[PYTHONS.index(cfg['min_python']):]],
         python_requires='>=' + cfg['min_python'],
         packages=setuptools.find_packages(include=[LIB, LIB + '.*']),
-        package_data={LIB: ['data/**/*']},
+        package_data={LIB: ['assets/**/*']},
         cmdclass={'build_py': BuildTyped},
         install_requires=shlex.split(cfg['requirements']),
         extras_require={k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')},

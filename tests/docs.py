@@ -31,8 +31,8 @@ class OwnNames(Processor):
     def begin(self):
         config, names = get_config(), NbdevLookup().syms
         own = next((c.directives_['default_exp'][0] for c in self.nb.cells if 'default_exp' in (c.directives_ or {})), '')
-        modules = [o.stem for o in (ROOT/'automode').glob('[!_]*.py')]
-        for module in sorted(modules, key=lambda o: (o == own, o != 'cli', o)):
+        modules = [o.relative_to(ROOT/'automode').with_suffix('').as_posix() for o in (ROOT/'automode').rglob('[!_]*.py')]
+        for module in sorted(modules, key=lambda o: (o == own.replace('.', '/'), o != 'cli/commands', o)):
             file = f'automode/{module}.py'
             place, source = f"{site_address(config)}{module}.html", f"{config['git_url']}/blob/{config['branch']}/{file}"
             names.update({o: (f'{place}#{o.lower()}', file, source) for o in _get_exps(file)})
@@ -75,8 +75,9 @@ def relink(text, page, pages, config):
         there = posixpath.normpath(posixpath.join(posixpath.dirname(page), target))
         if there in pages: return f'](/{pages[there]}{part})'
         return f"]({config['git_url']}/blob/{config['branch']}/{there[3:]}{part})" if there.startswith('../') else match[0]
-    def named(match): return f'[{match[0]}](/{pages[match[1] + ".ipynb"]})' if match[1] + '.ipynb' in pages else match[0]
-    text = re.sub(r'(?<![\[`])`(?:nbs/)?(\d\d_\w+)(?:\.ipynb)?`(?!`)', named, text.replace(site_address(config), '/'))
+    modules = {posixpath.splitext(o)[0].replace('/', '.'): o for o in pages.values()}
+    def named(match): return f'[{match[0]}](/{modules[match[1]]})' if match[1] in modules else match[0]
+    text = re.sub(r'(?<![\[`])`automode\.([\w.]+)`(?!`)', named, text.replace(site_address(config), '/'))
     return re.sub(r'\]\(([^)\s#]+)(#[^)\s]*)?\)', fix, text)
 
 def relink_page(path, page, pages, config):

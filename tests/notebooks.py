@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Keep what the notebooks show, and the README, in step with their code.
 
-    python tests/notebooks.py execute nbs/01_images.ipynb ...   run notebooks in place, keep and stamp their outputs
+    python tests/notebooks.py execute nbs/data/00_images.ipynb ...   run notebooks in place, keep and stamp their outputs
     python tests/notebooks.py check                             name what is missing, stale, too large or not fit to publish
     python tests/notebooks.py readme                            write README.md from nbs/index.ipynb
 """

@@ -24,54 +24,54 @@ home = Path(automode.__file__).parent
 assert 'site-packages' in str(home), home
 assert (home/'py.typed').exists() and (home/'run.pyi').exists()
 names, without = 0, []
-for path in sorted(home.glob('*.py')):
+for path in sorted(home.rglob('*.py')):
     if path.stem.startswith('_'): continue
-    module = importlib.import_module(f'automode.{path.stem}')
+    module = importlib.import_module('.'.join(path.relative_to(home.parent).with_suffix('').parts))
     for name in module.__all__:
         thing = getattr(module, name)
         names += 1
         if not callable(thing) or getattr(thing, '__module__', None) != module.__name__: continue
         try: inspect.signature(thing)
         except ValueError: pass                                     # a class of C's
-        if not thing.__doc__: without.append(f'{path.stem}.{name}')
+        if not thing.__doc__: without.append(f'{module.__name__}.{name}')
 assert not without, f'no docstring: {without}'
 os.chdir(tempfile.mkdtemp())
 from PIL import Image
-from automode.images import find_images, image_grid, open_image, image_size, data_uri
+from automode.data.images import find_images, image_grid, open_image, image_size, data_uri
 from automode.starter import sample_pictures, starter_folder, starter_names, provenance
 pictures = sample_pictures('subject')
 assert len(find_images(pictures[0].parent)) == 6 and image_size(pictures[0])
 grid = image_grid([open_image(o) for o in pictures])
 assert data_uri(grid).startswith('data:image/jpeg') and len(starter_names()) > 100 and 'Apache' in provenance()
-from automode.dataset import Dataset
 from automode.caption import caption_folder
+from automode.data.dataset import Dataset
 with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
     dataset = caption_folder(pictures[0].parent, captioner='starter', num_beams=1, out='dataset')
 assert len(dataset) == 6 and all(o['text'] for o in dataset)
 from automode.check import check_dataset
 assert check_dataset('dataset').text(3)
-from automode.edits import change_captions, count_words
-from automode.history import undo
+from automode.captions.edits import change_captions, count_words
+from automode.captions.history import undo
 with contextlib.redirect_stdout(io.StringIO()): change_captions('dataset', prefix='ink, ')
 assert Dataset.read('dataset').trainable()[0]['text'].startswith('ink, ') and count_words('dataset') is not None
 undo('dataset')
 from automode.convert import convert
 assert convert('dataset', 'kohya', to='kohya').rejected == []
-from automode.models import load_base
-from automode.adapters import add_adapter
-from automode.lora import save_lora, read_lora_info
+from automode.lora.adapters import add_adapter
+from automode.lora.files import save_lora, read_lora_info
+from automode.models.load import load_base
 base = load_base('starter', 'cpu')
 add_adapter(base.unet, rank=2)
 assert read_lora_info(save_lora('a.safetensors', base))['rank'] == 2
-from automode.lora_tools import convert as convert_lora, info, info_text
+from automode.lora.tools import convert as convert_lora, info, info_text
 assert info_text(info(convert_lora('a.safetensors', 'b.safetensors', 'diffusers')))
 from automode.generate import generate
 with contextlib.redirect_stderr(io.StringIO()): assert generate('a picture of a fish', lora='a.safetensors', num_inference_steps=2)[0].size == (64, 64)
-from automode.optim import installed_optimizers
-from automode.review import Review
-from automode.review_widget import review
-from automode.run_widget import watch
-from automode.playground_widget import playground
+from automode.captions.review import Review
+from automode.training.optim import installed_optimizers
+from automode.widgets.playground import playground
+from automode.widgets.review import review
+from automode.widgets.run import watch
 assert len(Review('dataset')) == 6 and callable(review) and callable(watch) and callable(playground)
 told = ', '.join(f'{o} {version(o)}' for o in 'torch transformers diffusers peft accelerate huggingface_hub numpy pillow fastcore'.split())
 print(f'{names} public names, all with a signature and a docstring; called what is cheap; optimisers {", ".join(installed_optimizers())}')
@@ -117,7 +117,7 @@ def build(out):
 def check_contents(wheel, sdist):
     "What the two hold, and what they must not: of the wheel, tests/test_package.py knows it"
     run(sys.executable, '-m', 'pytest', '-q', '-n', '0', ROOT/'tests'/'test_package.py', '-k', 'wheel', cwd=ROOT, env=os.environ | dict(AUTOMODE_WHEEL=str(wheel)))
-    data = [o.relative_to(ROOT).as_posix() for o in (ROOT/'automode'/'data').rglob('*') if o.is_file()]
+    data = [o.relative_to(ROOT).as_posix() for o in (ROOT/'automode'/'assets').rglob('*') if o.is_file()]
     with tarfile.open(sdist) as t: there = {o.partition('/')[2] for o in t.getnames()}
     missing = [o for o in [*data, *'settings.ini setup.py pyproject.toml README.md LICENSE CHANGELOG.md CITATION.cff'.split()] if o not in there]
     strange = [o for o in there if o.startswith(('nbs', 'tests', '.ci'))]

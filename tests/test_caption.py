@@ -3,7 +3,7 @@ import json, os, random, shutil, subprocess, sys, time
 
 import psutil, pytest
 
-from automode.core import data_path
+from automode.core import asset_path
 
 pytestmark = pytest.mark.xdist_group('caption')
 NUM = 100
@@ -12,7 +12,7 @@ NUM = 100
 def make_folder(folder, num=NUM):
     "Pictures that differ in their names only every 24th time, and two that cannot be read"
     folder.mkdir(parents=True)
-    samples = sorted(data_path('samples', 'style').glob('*.png'))
+    samples = sorted(asset_path('samples', 'style').glob('*.png'))
     for n in range(num): shutil.copy(samples[n%len(samples)], folder/f'{n:04d}.png')
     (folder/'0007.png').write_bytes(b'')
     (folder/'0033.png').write_text('Dear diary')

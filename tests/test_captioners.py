@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from automode.caption import caption_folder
-from automode.caption_options import CAPTION_OPTIONS, CaptionOption
-from automode.captioner_base import Captioned, Captioner
-from automode.captioners import CAPTIONERS, CaptionerKind, as_captioner, captioner_kind, find_kind, load_captioner
-from automode.cli import command_parser
-from automode.core import Problem, data_path, write_json
+from automode.captioners.base import Captioned, Captioner
+from automode.captioners.load import CAPTIONERS, CaptionerKind, as_captioner, captioner_kind, find_kind, load_captioner
+from automode.captioners.options import CAPTION_OPTIONS, CaptionOption
+from automode.cli.commands import command_parser
+from automode.core import Problem, asset_path, write_json
 
 
 class Dummy(Captioner):
@@ -80,7 +80,7 @@ def test_an_entry_wins_over_those_before_it(dummy):
 def weightless(tmp_path_factory):
     "The starter without its weights: an error other than `no weights` is found without loading it"
     folder = tmp_path_factory.mktemp('weightless')/'blip'
-    shutil.copytree(data_path('starter_captioner'), folder)
+    shutil.copytree(asset_path('starter_captioner'), folder)
     (folder/'model.safetensors').unlink()
     return folder
 

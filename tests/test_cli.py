@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from automode.core import data_path
-from automode.lora import read_lora_info
+from automode.core import asset_path
+from automode.lora.files import read_lora_info
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
 COMMANDS = 'caption check edit convert train generate lora push run demo dreambooth completion'.split()
-SUBJECT, STYLE = data_path('samples', 'subject'), data_path('samples', 'style')
+SUBJECT, STYLE = asset_path('samples', 'subject'), asset_path('samples', 'style')
 FLAGS = {
     'caption': 'captioner prompt out keep_prompt num_captions recaption overwrite batch_size num_beams max_new_tokens top_p seed background '
                'allow_private strict device dtype',
@@ -72,7 +72,7 @@ def test_help_lists_the_flags_and_an_example(command):
     if not FLAGS[command]: assert there == {'help'} and 'SHELL' in done.stdout
 
 def test_every_command_is_listed_and_has_an_example_of_each_action():
-    from automode.cli import commands, flag_words
+    from automode.cli.commands import commands, flag_words
     assert sorted(commands) == sorted(COMMANDS)
     for name, command in commands.items():
         lines = [o.strip() for o in command.example.splitlines()]
@@ -82,8 +82,8 @@ def test_every_command_is_listed_and_has_an_example_of_each_action():
 
 def test_the_help_of_a_flag_is_written_once():
     "A command has no docment for a parameter of its step, except where the flag does more: `--from` imports a folder too"
-    from automode.cli import commands
-    from automode.flags import read_flags, read_function
+    from automode.cli.commands import commands
+    from automode.cli.flags import read_flags, read_function
     twice = {}
     for name, command in commands.items():
         if not command.step: continue
@@ -94,8 +94,8 @@ def test_the_help_of_a_flag_is_written_once():
 def test_the_step_that_is_read_is_the_one_that_is_called():
     "Signatures read from the source are those of the imported functions"
     import inspect
-    from automode.cli import commands
-    from automode.flags import read_function
+    from automode.cli.commands import commands
+    from automode.cli.flags import read_function
     from automode.options import load_name
     for command in filter(None, {o.step for o in commands.values()}):
         read, real = read_function(command), inspect.unwrap(load_name(command))
@@ -211,7 +211,7 @@ def test_a_folder_named_like_a_command_is_a_folder(shell, tmp_path):
     assert set(COMMANDS) <= set(offered(''))
 
 def test_completion_loads_nothing_heavy():
-    code = "import sys; from automode.cli import main; main(['completion', 'zsh']); print(*(o for o in ('torch', 'diffusers') if o in sys.modules), file=sys.stderr)"
+    code = "import sys; from automode.cli.commands import main; main(['completion', 'zsh']); print(*(o for o in ('torch', 'diffusers') if o in sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert (done.returncode, done.stderr.strip()) == (0, '')
 

@@ -4,17 +4,17 @@ from collections import OrderedDict
 
 import pytest
 
-from automode.cli import command_parser, flag_words, main
+from automode.cli.commands import command_parser, flag_words, main
 from automode.convert import convert, formats
-from automode.reading import detect_format, read_folder
-from automode.core import Problem, data_path
-from automode.dataset import Dataset, new_row
-from automode.filling import fill_folder
-from automode.formats import Format, Found
-from automode.formats_file_names import caption_from_path
-from automode.lock import lock_dataset
+from automode.core import Problem, asset_path
+from automode.data.dataset import Dataset, new_row
+from automode.data.lock import lock_dataset
+from automode.formats.base import Format, Found
+from automode.formats.file_names import caption_from_path
+from automode.formats.output import fill_folder
+from automode.formats.reading import detect_format, read_folder
 
-SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
+SAMPLES = sorted(asset_path('samples', 'style').glob('*.png'))
 
 @pytest.fixture
 def source(tmp_path):
@@ -69,7 +69,7 @@ def test_waits_for_another_process(source, tmp_path):
 
 def test_says_who_fills_the_folder(source, tmp_path):
     (tmp_path/'out').mkdir()
-    code = f'import sys; from automode.lock import lock_dataset\nwith lock_dataset({str(tmp_path/"out")!r}): print("held", flush=True); sys.stdin.read()'
+    code = f'import sys; from automode.data.lock import lock_dataset\nwith lock_dataset({str(tmp_path/"out")!r}): print("held", flush=True); sys.stdin.read()'
     process = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
     try:
@@ -205,7 +205,7 @@ def test_a_format_is_in_help_errors_completion_and_documentation(dummy, tmp_path
     assert all(f'| `{name}` | {o.help} |' in page for name, o in formats.items()) and 'Lines of name=caption' in page
 
 def test_wrong_options_are_named_at_once_before_the_source_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr('automode.reading.detect_format', lambda *args: pytest.fail('the source was read'))
+    monkeypatch.setattr('automode.formats.reading.detect_format', lambda *args: pytest.fail('the source was read'))
     with pytest.raises(Problem) as e: convert(tmp_path/'nowhere', tmp_path/'out', to='kohja', repeats=0, shard_pictures='x', caption_extension='.exe')
     told = str(e.value).split('; ')
     assert told[1:] == ['did you mean kohya?', "caption_extension must be .txt or .caption, got '.exe'", 'repeats must be a whole number of 1 or more, got 0',

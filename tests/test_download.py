@@ -4,10 +4,10 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from automode.core import data_path
-from automode.download import download_images, read_sources
+from automode.core import asset_path
+from automode.data.download import download_images, read_sources
 
-PICTURE = sorted(data_path('samples', 'style').glob('*.png'))[0].read_bytes()
+PICTURE = sorted(asset_path('samples', 'style').glob('*.png'))[0].read_bytes()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,7 +33,7 @@ def server():
 def test_killed_downloads_go_on_where_they_stopped(server, tmp_path):
     site, rng = f'http://127.0.0.1:{server.server_address[1]}', random.Random(0)
     addresses = [f'{site}/{n}/picture.png' for n in range(120)]
-    command = f'from automode.download import download_images; download_images({addresses}, {str(tmp_path)!r}, allow_private=True)'
+    command = f'from automode.data.download import download_images; download_images({addresses}, {str(tmp_path)!r}, allow_private=True)'
     before = 0
     for _ in range(5):
         process = subprocess.Popen([sys.executable, '-c', command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

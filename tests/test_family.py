@@ -6,15 +6,15 @@ from types import SimpleNamespace
 import pytest, torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, PixArtTransformer2DModel
 
-from automode.core import Problem, data_path, quiet, read_json
-from automode.family import FAMILIES, Family, ModuleNames, Targets, register
+from automode.core import Problem, asset_path, quiet, read_json
+from automode.data.images import to_image
 from automode.generate import generate, load_pipeline
-from automode.images import to_image
-from automode.layers import read_layers
-from automode.ldm import LDM
-from automode.lora import read_lora_info
-from automode.models import load_base
-from automode.objectives import Flow
+from automode.lora.files import read_lora_info
+from automode.lora.layers import read_layers
+from automode.models.family import FAMILIES, Family, ModuleNames, Targets, register
+from automode.models.ldm import LDM
+from automode.models.load import load_base
+from automode.models.objectives import Flow
 from automode.train import Log, Stopped, train
 
 pytestmark = pytest.mark.xdist_group('family')                 # its tests share a model and a run
@@ -80,7 +80,7 @@ SETTINGS = dict(token='tiantian', class_word='rabbit', max_train_steps=4, batch_
                 log_every_steps=2, rank=4, alpha=8., device='cpu', seed=3, flip_p=.5)
 
 @pytest.fixture(scope='module')
-def run(toy): return train(data_path('samples', 'style'), toy, toy.parent/'run', **SETTINGS)
+def run(toy): return train(asset_path('samples', 'style'), toy, toy.parent/'run', **SETTINGS)
 
 def test_loads(toy):
     base = load_base(toy, 'cpu')
@@ -95,9 +95,9 @@ def test_trains(run):
 def test_resumes_to_the_same_bits(toy, run, monkeypatch):
     poll = Log.poll
     monkeypatch.setattr(Log, 'poll', lambda self: poll(self) or self.trainer.done == 3)
-    with pytest.raises(Stopped): train(data_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)
+    with pytest.raises(Stopped): train(asset_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)
     monkeypatch.undo()
-    again = train(data_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)
+    again = train(asset_path('samples', 'style'), toy, toy.parent/'run2', name='run', **SETTINGS)
     assert again.lora.read_bytes() == run.lora.read_bytes()
 
 def test_lora_is_read_back(toy, run):
@@ -116,7 +116,7 @@ def test_draws(toy, run):
 @pytest.mark.parametrize('wrong, says', [(dict(noise_offset=.1), 'noise_offset'), (dict(zero_terminal_snr=True), 'zero_terminal_snr'), (dict(conv_rank=4), 'conv_rank'),
                                          (dict(train_text_encoder=True), 'train_text_encoder'), (dict(prediction_type='epsilon'), 'prediction_type')])
 def test_refuses_what_a_flow_has_not(toy, wrong, says):
-    with pytest.raises(Problem, match=says): train(data_path('samples', 'style'), toy, toy.parent/'refused', **SETTINGS | wrong)
+    with pytest.raises(Problem, match=says): train(asset_path('samples', 'style'), toy, toy.parent/'refused', **SETTINGS | wrong)
     assert not (toy.parent/'refused'/'config.json').exists()
 
 def test_another_family_is_said(toy, run):
@@ -134,9 +134,10 @@ def code_of(path):
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): body[0].value.value = ''
     return ast.unparse(tree)
 
-OWN = 'family', 'sd', 'sdxl', 'ldm', 'ldm_files', 'ldm_names', '_modidx'
+OWN = *(f'models/{o}.py' for o in ('family', 'sd', 'sdxl', 'ldm', 'ldm_files', 'ldm_names')), '_modidx.py'
 
-@pytest.mark.parametrize('path', [o for o in sorted(PACKAGE.glob('*.py')) if o.stem not in OWN], ids=lambda o: o.stem)
+@pytest.mark.parametrize('path', [o for o in sorted(PACKAGE.rglob('*.py')) if o.relative_to(PACKAGE).as_posix() not in OWN],
+                         ids=lambda o: o.relative_to(PACKAGE).as_posix())
 def test_names_no_family(path):
     found = [o for o in code_of(path).splitlines() if re.search(r'sdxl|\bsd_v[12]\b|text_encoder_2|\.down_blocks|StableDiffusion', o, re.I)]
     assert not found, found

@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import automode.step, automode.train
+import automode.training.step, automode.train
 from automode.caption import CaptionRun, caption_folder, find_batch_size
-from automode.captioners import load_captioner
-from automode.core import Problem, data_path
+from automode.captioners.load import load_captioner
+from automode.core import Problem, asset_path
+from automode.data.images import image_grid
 from automode.generate import generate
-from automode.images import image_grid
 from automode.run import Run
-from automode.step import Trainer
 from automode.train import train
+from automode.training.step import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA GPU here')
 needs_bitsandbytes = pytest.mark.skipif(not find_spec('bitsandbytes'), reason="bitsandbytes is not installed here; pip install 'automode[optim]'")
-ROOT, STYLE, SUBJECT = Path(__file__).resolve().parents[1], data_path('samples', 'style'), data_path('samples', 'subject')
+ROOT, STYLE, SUBJECT = Path(__file__).resolve().parents[1], asset_path('samples', 'style'), asset_path('samples', 'subject')
 FEW = dict(token='tiantian', class_word='rabbit', max_train_steps=8, batch_size=4, rank=4, learning_rate=1e-3, lr_scheduler='constant',
            lr_warmup_steps=0, num_validation=0, save_every_steps=4, keep_checkpoints=0, log_every_steps=1, sample_prompt='')
 MB = 1_000_000
@@ -144,7 +144,7 @@ def test_recorded_steps_are_the_steps(tmp_path, monkeypatch):
                                      ('many', shapes(tmp_path), dict(class_images=STYLE, gradient_accumulation_steps=2, batch_size=2))):
         recorded = trained(tmp_path/f'{name}-recorded', pictures, **settings)
         with monkeypatch.context() as patched:
-            patched.setattr(automode.step, 'can_replay', lambda *args: False)
+            patched.setattr(automode.training.step, 'can_replay', lambda *args: False)
             computed = trained(tmp_path/f'{name}-computed', pictures, **settings)
         print(name, 'recorded and computed differ by', furthest(recorded, computed))
         assert furthest(recorded, computed) < 1e-6
@@ -152,8 +152,8 @@ def test_recorded_steps_are_the_steps(tmp_path, monkeypatch):
 
 def test_recording_happens(tmp_path, monkeypatch, capsys):
     "Once for each size; and a run in a process where another was broken off is recorded as well"
-    made, own = [], automode.step.Replay
-    monkeypatch.setattr(automode.step, 'Replay', lambda *args: made.append(own(*args)) or made[-1])
+    made, own = [], automode.training.step.Replay
+    monkeypatch.setattr(automode.training.step, 'Replay', lambda *args: made.append(own(*args)) or made[-1])
     trained(tmp_path/'one')
     assert len(made) == 1
     step = Trainer.step

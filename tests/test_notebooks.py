@@ -38,7 +38,7 @@ def again(tmp_path_factory):
     folder = tmp_path_factory.mktemp('again')
     for o in ('settings.ini', 'pyproject.toml', 'README.md'): shutil.copy(ROOT/o, folder)
     shutil.copytree(ROOT/'nbs', folder/'nbs', ignore=shutil.ignore_patterns('_*', '.*'))
-    shutil.copytree(ROOT/'automode', folder/'automode', ignore=lambda d, names: [o for o in names if o in ('data', '__pycache__')])
+    shutil.copytree(ROOT/'automode', folder/'automode', ignore=lambda d, names: [o for o in names if o in ('assets', '__pycache__')])
     nbdev('nbdev_clean', cwd=folder)
     nbdev('nbdev_export', cwd=folder)
     return folder
@@ -53,7 +53,7 @@ def changed(folder, pattern):
 def test_clean(again): assert not changed(again, 'nbs/**/*.ipynb'), '`nbdev_clean` was not run'
 
 @pytest.mark.xdist_group('again')
-def test_exported(again): assert not changed(again, 'automode/*.py'), '`nbdev_export` was not run, or a module was changed'
+def test_exported(again): assert not changed(again, 'automode/**/*.py'), '`nbdev_export` was not run, or a module was changed'
 
 
 def test_outputs_and_readme_are_fresh():
@@ -71,7 +71,7 @@ def scratch(tmp_path, monkeypatch):
     shutil.copy(ROOT/'settings.ini', tmp_path)
     (tmp_path/'nbs').mkdir()
     new = nbformat.v4
-    cells = [new.new_markdown_cell('# tiny\n\n> One line\n\n- skip_showdoc: true'), new.new_markdown_cell('See [core](00_core.ipynb), [us](../LICENSE).'),
+    cells = [new.new_markdown_cell('# tiny\n\n> One line\n\n- skip_showdoc: true'), new.new_markdown_cell('See [core](core.ipynb), [us](../LICENSE).'),
              new.new_code_cell('#| hide\n1 + 1'), new.new_code_cell("print('seen')"), new.new_code_cell('#| slow\nraise ValueError'),
              new.new_code_cell("from PIL import Image\nImage.new('RGB', (8, 8), 'red')"), new.new_code_cell('! automode --help')]
     cells[4].outputs = [new.new_output('stream', text='kept from a long run')]
@@ -126,7 +126,7 @@ def test_readme_is_plain_and_whole(scratch):
     assert not notebooks.stale_readme()
     assert [o.name for o in (scratch.parent/'images').iterdir()] == ['index_05_0.png']
     assert '![What the cell above draws](nbs/images/index_05_0.png)' in text
-    assert '[core](nbs/00_core.ipynb), [us](LICENSE)' in text
+    assert '[core](nbs/core.ipynb), [us](LICENSE)' in text
     assert "```python\nprint('seen')\n```\n\n```\nseen\n```" in text
     assert '```bash\nautomode --help\n```' in text
     assert not any(o in text for o in ('1 + 1', 'skip_showdoc', '#|'))

@@ -4,16 +4,16 @@ import runpy
 import pytest
 import torch
 
-from automode.adapters import add_adapter
-from automode.cli import command_parser, flag_words
-from automode.completion import completion_script
-from automode.config import TrainConfig, choose_learning_rate, fill_in
+from automode.cli.commands import command_parser, flag_words
+from automode.cli.completion import completion_script
 from automode.core import Problem
-from automode.counting import Speed
-from automode.estimate import Job, estimate
-from automode.models import load_base
-from automode.optim import make_lr_scheduler, make_optimizer
+from automode.forecast.estimate import Job, estimate
+from automode.forecast.flops import Speed
+from automode.lora.adapters import add_adapter
+from automode.models.load import load_base
 from automode.options import OPTIMIZERS, SETTINGS, Optimizer
+from automode.training.config import TrainConfig, choose_learning_rate, fill_in
+from automode.training.optim import make_lr_scheduler, make_optimizer
 
 
 @pytest.fixture

@@ -6,55 +6,79 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT/'automode'
-MODULES = sorted(o.stem for o in PACKAGE.glob('*.py') if o.stem[0] != '_')
+MODULES = sorted(o.relative_to(PACKAGE).with_suffix('').as_posix().replace('/', '.') for o in PACKAGE.rglob('*.py') if o.stem[0] != '_')
 HEAVY = 'torch transformers diffusers peft accelerate datasets matplotlib pandas'.split()
-LIGHT = ('core config family images lock rows web buckets copies dataset download history edits filling formats formats_export '
-         'formats_file_names formats_imagefolder formats_kohya formats_stored formats_text_files formats_webdataset convert check '
-         'options caption_options captioners review review_widget report starter flags cli').split()  # used in a notebook or a command before any model is
+LIGHT = ('captioners.load captioners.options captions.edits captions.history captions.review check cli.commands cli.flags convert core '
+         'data.buckets data.dataset data.download data.duplicates data.fetch data.images data.lock data.rows formats.base formats.export '
+         'formats.file_names formats.imagefolder formats.kohya formats.output formats.reading formats.stored formats.text_files '
+         'formats.webdataset models.family options report starter training.config widgets.review ').split()  # used in a notebook or a command before any model is
 
 
-# --- arrows point down only
+# --- a folder imports only what stands above it
+
+LAYERS = 'core options data formats captioners captions models lora inputs run training forecast'.split()  # of README's tree
+FRONT = 'widgets', 'cli'                                      # these may import everything above them; the other modules are steps
 
 def numbers():
-    "Module -> place of the notebook that it is exported from, in the order of their names"
+    "Module -> number of the notebook that it is exported from, inside its folder"
     found = {}
-    for n, path in enumerate(sorted((ROOT/'nbs').glob('[0-9]*.ipynb'))):
-        for name in re.findall(r'#\|\s*default_exp (\w+)', path.read_text()): found[name] = n
+    for path in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        for name in re.findall(r'#\|\s*default_exp ([\w.]+)', path.read_text()): found[name] = int(re.match(r'\d*', path.name)[0] or 0)
     return found
 
-def own_imports(source, at_top=False):
-    "Modules of ours that `source` imports, anywhere or only at its top"
+def own_imports(source, package='', at_top=False):
+    "Modules of ours that `source`, a module in the folder `package`, imports anywhere or only at its top"
     tree = ast.parse(source)
     found = set()
     for node in tree.body if at_top else ast.walk(tree):
-        if isinstance(node, ast.Import): found |= {o.name.split('.')[1] for o in node.names if o.name.startswith('automode.')}
+        if isinstance(node, ast.Import): found |= {o.name.partition('.')[2] for o in node.names if o.name.startswith('automode.')}
         if not isinstance(node, ast.ImportFrom): continue
         inside = node.module or ''
         if not node.level:
             if inside.split('.')[0] != 'automode': continue
             inside = inside.partition('.')[2]
-        found |= {inside.split('.')[0]} if inside else {o.name for o in node.names}
+        elif node.level == 1: inside = f'{package}.{inside}'.strip('.')
+        found |= {inside} | {f'{inside}.{o.name}'.strip('.') for o in node.names}
     return found & set(MODULES)
 
+def imports_of(module, at_top=False):
+    path = PACKAGE/f"{module.replace('.', '/')}.py"
+    return own_imports(path.read_text(), module.rpartition('.')[0], at_top)
+
 def test_own_imports_sees_every_form():
-    source = 'import automode.core, os\nfrom .images import a\nfrom automode import dataset\nfrom . import train\ndef f():\n    from automode.auto import b'
-    want = {'core', 'images', 'dataset', 'train', 'auto'} & set(MODULES)
-    assert own_imports(source) == want and own_imports(source, at_top=True) == want - {'auto'}
+    source = ('import automode.core, os\nfrom ..data.images import a\nfrom automode.data import dataset\nfrom . import layers\nfrom .files import b\n'
+              'from .. import train\ndef f():\n    from automode.auto import c')
+    want = {'core', 'data.images', 'data.dataset', 'lora.layers', 'lora.files', 'train', 'auto'}
+    assert own_imports(source, 'lora') == want and own_imports(source, 'lora', at_top=True) == want - {'auto'}
 
 def test_every_module_has_a_notebook():
-    assert MODULES and set(MODULES) == set(numbers())
+    assert MODULES and set(MODULES) == {o for o in numbers() if not o.endswith('__')}
+
+def room(module): return module.split('.')[0]
+
+def may_import(module, other, number):
+    "Whether `module` stands below `other`"
+    here, there = room(module), room(other)
+    if here == there: return number[module] > number[other]
+    if here in LAYERS: return there in LAYERS and LAYERS.index(there) < LAYERS.index(here)
+    return there != 'cli'                                     # nothing imports the command line
 
 @pytest.mark.parametrize('module', MODULES)
-def test_arrows_point_down(module):
-    order, found = numbers(), own_imports((PACKAGE/f'{module}.py').read_text())
-    up = {o for o in found if order.get(o, 99) >= order[module]}
-    assert not up, f'{module} imports {sorted(up)}, of a later notebook'
+def test_a_folder_imports_only_what_stands_above_it(module):
+    number = numbers()
+    wrong = [o for o in imports_of(module) if not may_import(module, o, number)]
+    assert not wrong, f'{module} imports {sorted(wrong)}, which stand below it'
 
-def test_the_command_imports_its_steps_inside_of_them():
-    if 'cli' in MODULES: assert own_imports((PACKAGE/'cli.py').read_text(), at_top=True) <= {'core', 'flags'}
+def test_the_tree_of_the_readme_is_the_order_of_imports():
+    tree = re.search(r'```text\n(.*?)```', (ROOT/'README.md').read_text(), re.S)[1]
+    shown = [o for line in tree.splitlines() for o in re.split(r' {3,}', line)[0].replace('/', '').split()]
+    rooms = {room(o) for o in MODULES}
+    assert rooms <= set(shown), rooms - set(shown)
+    assert [o for o in shown if o in LAYERS] == LAYERS
 
-def test_starter_stands_alone():
-    if 'starter' in MODULES: assert own_imports((PACKAGE/'starter.py').read_text()) <= {'core', 'images'}
+def test_the_command_imports_its_steps_inside_of_them(): assert imports_of('cli.commands', at_top=True) <= {'core', 'cli.flags'}
+
+def test_starter_stands_alone(): assert imports_of('starter') <= {'core', 'data.images'}
 
 
 # --- quick to start
@@ -113,32 +137,32 @@ def wheel(built):
     with zipfile.ZipFile(built) as z: return {o.filename: o.file_size for o in z.infolist()}
 
 def test_wheel_holds_all_data(wheel):
-    there = {o.relative_to(ROOT).as_posix(): o.stat().st_size for o in (PACKAGE/'data').rglob('*') if o.is_file()}
+    there = {o.relative_to(ROOT).as_posix(): o.stat().st_size for o in (PACKAGE/'assets').rglob('*') if o.is_file()}
     assert there and {k: wheel.get(k) for k in there} == there
 
 @pytest.mark.parametrize('name', ['starter_base/model_index.json', 'starter_base/unet/diffusion_pytorch_model.safetensors',
     'starter_base/vae/diffusion_pytorch_model.safetensors', 'starter_base/text_encoder/model.safetensors', 'starter_base/tokenizer/tokenizer.json',
     'starter_captioner/model.safetensors', 'starter_captioner/tokenizer.json', 'samples/ATTRIBUTION.md', 'PROVENANCE.md'])
-def test_wheel_holds_the_starters(wheel, name): assert wheel.get(f'automode/data/{name}')
+def test_wheel_holds_the_starters(wheel, name): assert wheel.get(f'automode/assets/{name}')
 
 def test_wheel_holds_the_sample_pictures(wheel):
-    counts = {kind: sum(o.startswith(f'automode/data/samples/{kind}/') for o in wheel) for kind in ('style', 'subject')}
+    counts = {kind: sum(o.startswith(f'automode/assets/samples/{kind}/') for o in wheel) for kind in ('style', 'subject')}
     assert counts == {'style': 24, 'subject': 6}
 
 def test_wheel_holds_nothing_else(wheel):
-    assert all(re.match(r'automode/(data/|py\.typed$|\w+\.pyi?$)|automode-[\d.]+\.dist-info/', o) for o in wheel), list(wheel)
+    assert all(re.match(r'automode/(assets/|py\.typed$|(\w+/)?\w+\.pyi?$)|automode-[\d.]+\.dist-info/', o) for o in wheel), list(wheel)
 
 def test_wheel_tells_its_types(wheel):
-    assert 'automode/py.typed' in wheel and all(f'automode/{o}.pyi' in wheel for o in ('run', 'dataset', 'review', 'train'))
+    assert 'automode/py.typed' in wheel and all(f'automode/{o}.pyi' in wheel for o in ('run', 'data/dataset', 'captions/review', 'train'))
 
 def test_wheel_holds_the_licence(wheel): assert any(o.endswith('LICENSE') for o in wheel)
 
 def test_what_claims_types_has_them():
     "`py.typed` is in the wheel alone, as the `.pyi` files are: an editable install would be read without the methods that `@patch` adds"
-    assert not [o.name for o in PACKAGE.iterdir() if o.name == 'py.typed' or o.suffix == '.pyi']
+    assert not [o.name for o in PACKAGE.rglob('*') if o.name == 'py.typed' or o.suffix == '.pyi']
 
 def test_the_starter_weights_stay_small():
-    assert sum(o.stat().st_size for o in (PACKAGE/'data').rglob('*.safetensors')) < 40e6
+    assert sum(o.stat().st_size for o in (PACKAGE/'assets').rglob('*.safetensors')) < 40e6
 
 def test_wheel_works_with_the_newest_fastcore(built, tmp_path):
     "Developers have fastcore 1, which nbdev needs; people who install the package get the newest"
@@ -146,12 +170,12 @@ def test_wheel_works_with_the_newest_fastcore(built, tmp_path):
                           cwd=tmp_path, capture_output=True, text=True)
     if 'No matching distribution' in done.stderr: pytest.skip('fastcore 2 cannot be fetched without a network')
     assert done.returncode == 0, done.stderr
-    shutil.copytree(PACKAGE/'data'/'samples'/'subject', tmp_path/'pictures')
+    shutil.copytree(PACKAGE/'assets'/'samples'/'subject', tmp_path/'pictures')
     script = f"""import importlib, sys, automode, fastcore
 assert {str(tmp_path)!r} in automode.__file__ and int(fastcore.__version__.split('.')[0]) >= 2
 for o in {MODULES}: importlib.import_module('automode.' + o)
 sys.argv = ['automode', 'caption', 'pictures', '--num_beams', '1']
-automode.cli.main()"""
+automode.cli.commands.main()"""
     done = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path/'site')},
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -168,11 +192,11 @@ def test_the_extras_are_in_the_wheel(built):
         assert re.search(rf'^Requires-Dist: {package}\b.*extra == .{extra}\b', about, re.M)
 
 LACKING = {
-    'prodigyopt': "from automode.optim import make_optimizer; import torch; make_optimizer([dict(params=[torch.nn.Parameter(torch.ones(1))], lr=1.)], 'prodigy')",
-    'bitsandbytes': "from automode.models import load_base; load_base('starter', 'cpu', quantize='nf4')",
-    'tensorboard': "from automode.setup import make_accelerator; make_accelerator('cpu', log_with='tensorboard')",
-    'pyarrow': "from pathlib import Path; from automode.formats import read_table; Path('x.parquet').write_bytes(b''); list(read_table(Path('x.parquet')))",
-    'imagehash': "from PIL import Image; from automode.copies import hash_image; hash_image(Image.new('RGB', (8, 8)))"}
+    'prodigyopt': "from automode.training.optim import make_optimizer; import torch; make_optimizer([dict(params=[torch.nn.Parameter(torch.ones(1))], lr=1.)], 'prodigy')",
+    'bitsandbytes': "from automode.models.load import load_base; load_base('starter', 'cpu', quantize='nf4')",
+    'tensorboard': "from automode.training.prepare import make_accelerator; make_accelerator('cpu', log_with='tensorboard')",
+    'pyarrow': "from pathlib import Path; from automode.formats.base import read_table; Path('x.parquet').write_bytes(b''); list(read_table(Path('x.parquet')))",
+    'imagehash': "from PIL import Image; from automode.data.duplicates import hash_image; hash_image(Image.new('RGB', (8, 8)))"}
 
 @pytest.mark.parametrize('name', LACKING)
 def test_a_package_that_is_not_there_is_answered_with_the_line_that_brings_it(name, tmp_path):

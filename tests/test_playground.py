@@ -10,10 +10,10 @@ HOSTILE = '<img src=x onerror=alert(1)>'
 def make_run(folder):
     "A run with two checkpoints of random numbers"
     import torch
-    from automode.adapters import add_adapter
+    from automode.lora.adapters import add_adapter
     from automode.core import make_generator, write_json
-    from automode.lora import lora_metadata, save_lora
-    from automode.models import load_base
+    from automode.lora.files import lora_metadata, save_lora
+    from automode.models.load import load_base
     base, generator = load_base('starter', device='cpu'), make_generator(0)
     weights = add_adapter(base.unet, rank=4)
     write_json(folder/'config.json', dict(name='toy', base='starter', max_train_steps=20, resolution=64))
@@ -25,7 +25,7 @@ def make_run(folder):
 def playing(lab):
     "The cell that plays, in a folder with a run"
     make_run(lab[0]/'toy')
-    return "from automode.playground_widget import playground\nplayground('toy', num_inference_steps=8, device='cpu')"
+    return "from automode.widgets.playground import playground\nplayground('toy', num_inference_steps=8, device='cpu')"
 
 def sources(page): return page.eval_on_selector_all('.amp-pair img', 'all => all.map(o => o.src)')
 

@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard, constants
 from PIL import Image
 from safetensors import safe_open
 
-from automode.core import Problem, data_path
+from automode.core import Problem, asset_path
 from automode.push import push
 sys.path.insert(0, str(Path(__file__).parent))
 import hub as hubs
@@ -33,7 +33,7 @@ def place(tmp_path_factory):
 def captioned(folder, captions):
     "Pictures with captions that a person wrote"
     folder.mkdir()
-    names = [shutil.copy(o, folder) for o in sorted(data_path('samples', 'subject').glob('*.png'))[:len(captions)]]
+    names = [shutil.copy(o, folder) for o in sorted(asset_path('samples', 'subject').glob('*.png'))[:len(captions)]]
     rows = [dict(file_name=Path(o).name, text=text, status='edited') for o, text in zip(names, captions)]
     (folder/'metadata.jsonl').write_text(''.join(json.dumps(o) + '\n' for o in rows))
     return folder
@@ -126,7 +126,7 @@ def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
     assert 'and their captions' not in said.stdout and 'the captions that it was trained on' in said.stdout
 
 def test_the_name_of_the_subject_is_no_caption(hub, tmp_path):
-    shutil.copytree(data_path('samples', 'subject'), tmp_path/'pictures')
+    shutil.copytree(asset_path('samples', 'subject'), tmp_path/'pictures')
     done = automode('train', 'pictures', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2', '--token', 'tiantian',
                     '--class_word', 'rabbit', '--device', 'cpu', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -181,7 +181,7 @@ def test_a_base_that_lies_elsewhere_now(hub, tmp_path, monkeypatch):
     "A relative path is no id of the hub when it is called from another folder, nor a mistake when the base was moved"
     monkeypatch.chdir(tmp_path)
     (tmp_path/'models').mkdir()
-    shutil.copytree(data_path('starter_base'), tmp_path/'models'/'mine')
+    shutil.copytree(asset_path('starter_base'), tmp_path/'models'/'mine')
     captioned(tmp_path/'pictures', PRIVATE)
     done = automode('train', 'pictures', '--base', 'models/mine', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2',
                     '--sample_prompt', 'a fox', '--device', 'cpu', cwd=tmp_path)

@@ -4,13 +4,13 @@ import json, shlex, shutil
 import pytest
 from PIL import Image
 
-from automode.cli import main
-from automode.core import data_path
-from automode.dataset import Dataset
-from automode.examples import find_examples
+from automode.cli.commands import main
+from automode.core import asset_path
+from automode.data.dataset import Dataset
+from automode.inputs.examples import find_examples
 
 pytestmark = pytest.mark.xdist_group('reading')                     # one process loads the captioner once
-SAMPLES = sorted(data_path('samples', 'style').glob('*.png'))
+SAMPLES = sorted(asset_path('samples', 'style').glob('*.png'))
 WORDS = 'my own words'
 
 

@@ -3,10 +3,10 @@ import json, re, shutil, time, urllib.request
 
 import pytest
 
-from automode.core import data_path
-from automode.dataset import Dataset
-from automode.review import Review
-from automode.rows import new_row
+from automode.captions.review import Review
+from automode.core import asset_path
+from automode.data.dataset import Dataset
+from automode.data.rows import new_row
 from browsing import LOOKS, NEEDS_BROWSER, contrast, focus, keep_picture, look_name, open_notebook, run_cells
 
 pytestmark = NEEDS_BROWSER
@@ -17,7 +17,7 @@ def make_dataset(folder):
     "Drawings with captions and scores; one has none, one has a hostile one"
     folder.mkdir(parents=True)
     rows = []
-    for n, path in enumerate(sorted(data_path('samples', 'style').glob('*.png'))):
+    for n, path in enumerate(sorted(asset_path('samples', 'style').glob('*.png'))):
         shutil.copy(path, folder)
         text = {3: '', 5: HOSTILE}.get(n, f'a drawing of a {NAMES[n % 8]} number {n}')
         rows.append(new_row(path.name, text) | dict(auto_text=text, score=None if n == 3 else -.1*n, status='auto'))
@@ -42,7 +42,7 @@ class Person:
             assert time.time() < end, [self.text(o) for o in ('count', 'name', 'message')]
             self.page.wait_for_timeout(20)
 
-REVIEW = "from automode.review_widget import review\nreview({!r}, token='inky')"
+REVIEW = "from automode.widgets.review import review\nreview({!r}, token='inky')"
 
 @pytest.fixture
 def person(lab, browser, request):

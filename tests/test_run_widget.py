@@ -3,7 +3,7 @@ import json, subprocess, sys, time, urllib.request
 
 import pytest
 
-from automode.core import data_path
+from automode.core import asset_path
 from automode.run import Run
 from browsing import LOOKS, NEEDS_BROWSER, contrast, keep_picture, look_name, open_notebook, run_cells
 
@@ -13,7 +13,7 @@ SETTINGS = "token='tiantian', class_word='rabbit', batch_size=2, rank=4, num_val
 def train_cell(name, steps, more=''):
     "What trains into the folder `name`"
     return (f"from automode.train import train\n"
-            f"run = train({str(data_path('samples', 'subject'))!r}, out={name!r}, max_train_steps={steps}, {SETTINGS}{more})")
+            f"run = train({str(asset_path('samples', 'subject'))!r}, out={name!r}, max_train_steps={steps}, {SETTINGS}{more})")
 
 def begin(folder, name, steps):
     "A process that trains, once it takes steps"
@@ -45,7 +45,7 @@ def test_training_shows_itself_and_is_interrupted(lab, browser, look):
 
 def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
     process = begin(lab[0], 'other', 60)
-    page, complaints = open_notebook(lab, browser, 'watching', "from automode.run_widget import watch\nwatch('other')", "from automode.run import Run\nRun('other')")
+    page, complaints = open_notebook(lab, browser, 'watching', "from automode.widgets.run import watch\nwatch('other')", "from automode.run import Run\nRun('other')")
     page.wait_for_selector('.amt-state', timeout=180_000)
     process.communicate()
     assert process.returncode == 0
@@ -62,7 +62,7 @@ def test_a_run_of_another_process_is_watched_to_its_end(lab, browser):
 
 def test_the_button_stops_another_process(lab, browser):
     folder, process = lab[0], begin(lab[0], 'long', 4000)
-    page, complaints = open_notebook(lab, browser, 'stopping', "from automode.run_widget import watch\nwatch('long')")
+    page, complaints = open_notebook(lab, browser, 'stopping', "from automode.widgets.run import watch\nwatch('long')")
     page.click('.am-button', timeout=180_000)
     said = process.communicate(timeout=180)[0]
     assert 'stopped at step' in said and Run(folder/'long').checkpoints

@@ -5,7 +5,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 
-from automode.cli import command_parser, commands
+from automode.cli.commands import command_parser, commands
 from browsing import NEEDS_BROWSER, contrast, keep_picture
 from notebooks import ROOT
 
@@ -75,7 +75,7 @@ def test_nothing_is_missing_and_nothing_sticks_out_on_a_phone(walked):
     assert {k: v['raw'] for k, v in found.items() if v['raw']} == {}
 
 def test_every_module_has_its_page_and_sources(walked):
-    modules = {o.stem for o in (ROOT/'automode').glob('[!_]*.py')}
+    modules = {o.relative_to(ROOT/'automode').with_suffix('').as_posix() for o in (ROOT/'automode').rglob('[!_]*.py')}
     assert not {f'{o}.html' for o in modules} - set(walked[0])
     for module in modules:
         lines = (ROOT/'automode'/f'{module}.py').read_text().splitlines()

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
-from automode.core import data_path
+from automode.core import asset_path
 
 pytestmark = pytest.mark.xdist_group('train')
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
-STYLE, SUBJECT = data_path('samples', 'style'), data_path('samples', 'subject')
+STYLE, SUBJECT = asset_path('samples', 'style'), asset_path('samples', 'subject')
 SHORT = ['--name', 'fox', '--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '8', '--batch_size', '2', '--rank', '2',
          '--lr_scheduler', 'constant', '--save_every_steps', '4', '--keep_checkpoints', '2', '--num_validation', '1', '--validate_every_steps', '4',
          '--log_every_steps', '2', '--sample_prompt', 'a rabbit', '--device', 'cpu']
@@ -175,7 +175,7 @@ def test_trackers(place):
 
 WATCHED = """
 import os, sys
-import automode.step, automode.train
+import automode.training.step, automode.train
 def watch(module, name):
     inner = getattr(module, name)
     def watched(*args, **kwargs):
@@ -183,8 +183,8 @@ def watch(module, name):
         return inner(*args, **kwargs)
     setattr(module, name, watched)
 for name in ('generate_samples', 'save_lora', 'keep_weights', 'start_run'): watch(automode.train, name)
-watch(automode.step, 'save_checkpoint')
-from automode.cli import main
+watch(automode.training.step, 'save_checkpoint')
+from automode.cli.commands import main
 sys.exit(main())
 """
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.xdist_group('types')
 def place(tmp_path_factory):
     "The package as mypy reads it when it is installed"
     top = tmp_path_factory.mktemp('types')
-    shutil.copytree(ROOT/'automode', top/'automode', ignore=shutil.ignore_patterns('__pycache__', 'data'))
+    shutil.copytree(ROOT/'automode', top/'automode', ignore=shutil.ignore_patterns('__pycache__', 'assets'))
     for name, text in setup.typed_files(ROOT/'automode').items(): (top/'automode'/name).write_text(text)
     shutil.copy(ROOT/'pyproject.toml', top)
     return top

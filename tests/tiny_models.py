@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from automode.core import data_path, quiet
+from automode.core import asset_path, quiet
 
 FAMILIES = 'sd_v1', 'sd_v2', 'sdxl'
 
@@ -21,7 +21,7 @@ FAMILIES = 'sd_v1', 'sd_v2', 'sdxl'
 
 def tiny_tokenizer(pad_token='<|endoftext|>'):
     "The starter's tokenizer: 2400 tokens, 24 a prompt"
-    return CLIPTokenizer.from_pretrained(data_path('starter_base', 'tokenizer'), pad_token=pad_token)
+    return CLIPTokenizer.from_pretrained(asset_path('starter_base', 'tokenizer'), pad_token=pad_token)
 
 def tiny_text_encoder(tokenizer, width, act, kind=CLIPTextModel, layers=2):
     "A text encoder with a head for each 64 of its width, as all of them have"

@@ -4,13 +4,13 @@ from pathlib import Path
 from PIL import Image
 
 from automode.caption import caption_folder
-from automode.dataset import Dataset
+from automode.data.dataset import Dataset
 from automode.generate import compare, generate, load_pipeline
-from automode.playground_widget import playground
-from automode.review_widget import review
 from automode.run import Run
-from automode.run_widget import watch
 from automode.train import train
+from automode.widgets.playground import playground
+from automode.widgets.review import review
+from automode.widgets.run import watch
 
 dataset = caption_folder('holiday', captioner='starter', prompt='a picture of', out='dataset')
 first: Image.Image = dataset.image(dataset.trainable()[0])

@@ -3,7 +3,7 @@ title: Commands
 description: Every command and its flags, generated from the commands' own help
 ---"""
 # Generated from the parsers when the site is built, so that no flag is missing and none is left over
-from automode.cli import command_parser, commands
+from automode.cli.commands import command_parser, commands
 
 def in_table(text): return str(text).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
 

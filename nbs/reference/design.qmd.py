@@ -4,14 +4,18 @@ description: "Steps that exchange folders, the files in each folder, and modules
 ---"""
 # The table of modules is generated from the notebooks when the site is built
 import json, re
+
+import yaml
 from nbdev.config import get_config
+
+NBS = get_config().nbs_path
 
 def module_row(path):
     "A notebook's module, and the line under its title, as a row of a table"
     cells = json.loads(path.read_text())['cells']
-    exports = re.search(r'#\| ?default_exp (\w+)', ''.join(''.join(o['source']) for o in cells))
+    exports = re.search(r'#\| ?default_exp ([\w.]+)', ''.join(''.join(o['source']) for o in cells))
     line = re.search(r'^> (.*)', ''.join(cells[0]['source']), re.M)
-    return f"| [`{exports[1]}`](../{path.name}) | {line[1] if line else ''} |" if exports else ''
+    return f"| [`{exports[1]}`](../{path.relative_to(NBS).as_posix()}) | {line[1] if line else ''} |" if exports else ''
 
 print('''## Steps exchange folders
 
@@ -40,7 +44,7 @@ A dataset is a folder with the original images and these files:
 | `.automode/looks.json` | size and perceptual hash of each image, keyed by its content |
 | `.automode/lock`, `lock-*` | locks held while a process writes; one writer at a time |
 
-Formats of other programs are imported and exported: [the notebook on conversions](../03_convert.ipynb).
+Formats of other programs are imported and exported: [the notebook on conversions](../convert.ipynb).
 
 ## A run
 
@@ -49,8 +53,8 @@ The folder of a training run has these files:
 | file | contents |
 |---|---|
 | `NAME.safetensors` | the LoRA of the last step, with kohya's names, alpha and metadata; loads in A1111, ComfyUI and diffusers |
-| `README.md`, `card/` | its model card: description, trigger words, settings, images ([card](../07_card.ipynb)) |
-| `NAME.comfyui.json` | a workflow that uses it, to drop on the ComfyUI window ([workflow](../06_workflow.ipynb)) |
+| `README.md`, `card/` | its model card: description, trigger words, settings, images ([card](../lora/05_card.ipynb)) |
+| `NAME.comfyui.json` | a workflow that uses it, to drop on the ComfyUI window ([workflow](../lora/06_comfyui.ipynb)) |
 | `best/` | the step with the lowest validation loss; its LoRA, unless that is the last step |
 | `diffusers/` | the LoRA as diffusers writes it |
 | `config.json` | every setting, enough to repeat the run |
@@ -66,12 +70,15 @@ The folder of a training run has these files:
 
 ## Modules
 
-Each module is written, explained, demonstrated and tested in one notebook, and may import only modules whose notebooks come earlier. To find a line of code, look for the step it belongs to.
+Each module is written, explained, demonstrated and tested in one notebook. A folder is one part of the machine and imports only the folders above it; inside a folder, a module imports only modules with lower numbers. To find a line of code, look for the step it belongs to.
 Importing the modules for images, datasets, caption review and the command line does not load PyTorch.
 
 | module | what it does |
 |---|---|''')
-print('\n'.join(filter(None, map(module_row, sorted(get_config().nbs_path.glob('[0-9]*.ipynb'))))))
+sidebar = yaml.safe_load((NBS/'_quarto.yml').read_text())['website']['sidebar']['contents']
+for section in next(o['contents'] for o in sidebar if o.get('section') == 'Modules'):
+    patterns = section['contents'] if isinstance(section['contents'], list) else [section['contents']]
+    for path in (o for pattern in patterns for o in sorted(NBS.glob(pattern))): print(module_row(path))
 print('''
 ## Safety and privacy
 

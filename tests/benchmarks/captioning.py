@@ -17,16 +17,16 @@ from PIL import Image, ImageOps
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 from torch.utils.flop_counter import FlopCounterMode
 
-from automode.blip import BlipCaptioner, load_blip
 from automode.caption import caption_folder
-from automode.core import data_path, pick_device, pick_dtype, quiet
+from automode.captioners.blip import BlipCaptioner, load_blip
+from automode.core import asset_path, pick_device, pick_dtype, quiet
 
 PROMPT, TOKENS = 'a photography of', 20
 
 
 def make_pictures(folder, num, edge):
     "Drawings that differ: the samples turned, mirrored and tinted, as PNG of `edge` pixels"
-    samples = [Image.open(o).convert('RGB') for o in sorted(data_path('samples', 'style').glob('*.png'))]
+    samples = [Image.open(o).convert('RGB') for o in sorted(asset_path('samples', 'style').glob('*.png'))]
     for n in range(num):
         image = samples[n%len(samples)].resize((edge, edge)).rotate(n//len(samples)*7, fillcolor='white')
         image = ImageOps.mirror(image) if n%2 else image

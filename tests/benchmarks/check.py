@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from automode.buckets import assign_buckets, make_buckets, read_sizes
 from automode.check import check_dataset
-from automode.dataset import Dataset, new_row
-from automode.images import find_images
+from automode.data.buckets import assign_buckets, make_buckets, read_sizes
+from automode.data.dataset import Dataset, new_row
+from automode.data.images import find_images
 
 
 def make_folder(folder, number, edge):

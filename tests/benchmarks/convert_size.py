@@ -13,7 +13,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from automode.dataset import Dataset, new_row
+from automode.data.dataset import Dataset, new_row
 
 SECONDS, MEGABYTES, LARGE = 300, 500, 100_000
 STEPS = {

@@ -32,15 +32,15 @@ other.write(); del other; began = time.perf_counter(); dataset.write()''',
 dataset = Dataset.read(folder)
 for o in dataset: o['status'] = 'edited'
 dataset.write()''',
-    'edit: a prefix': '''from automode.edits import change_captions
+    'edit: a prefix': '''from automode.captions.edits import change_captions
 done = change_captions(folder, prefix='a painting of'); dataset = done.dataset; assert len(done) == len(dataset)''',
-    'undo it': '''from automode.history import undo
+    'undo it': '''from automode.captions.history import undo
 done = undo(folder); dataset = done.dataset; assert len(done) == len(dataset)''',
-    'edit: find a pattern, replace': '''from automode.edits import change_captions
+    'edit: find a pattern, replace': '''from automode.captions.edits import change_captions
 done = change_captions(folder, find=r'(\\w+)$', replace=r'big \\1', regex=True); dataset = done.dataset; assert len(done) == len(dataset)'''}
 FRESH = '''
 import json, resource, sys, time
-from automode.dataset import Dataset
+from automode.data.dataset import Dataset
 folder, before = sys.argv[1], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.perf_counter()
 {code}

@@ -203,9 +203,9 @@ class Rows:
         return [('metadata.jsonl', b'\n'.join(json.dumps(o).encode() for o in rows) + b'\n') for rows in (ours, theirs)]
 
     def read(self, path):
-        from automode.buckets import read_focus
-        from automode.dataset import Dataset
-        from automode.edits import change_captions, count_words
+        from automode.data.buckets import read_focus
+        from automode.data.dataset import Dataset
+        from automode.captions.edits import change_captions, count_words
         from automode.report import captions_section
         for o in (path.parent/'rejected.jsonl', *path.parent.glob('*.bak*')): o.unlink(missing_ok=True)
         dataset = Dataset.read(path.parent)
@@ -219,7 +219,7 @@ class History:
     "The history of changes, and the notes beside it"
     def samples(self, folder):
         from automode.core import write_whole
-        from automode.edits import change_captions
+        from automode.captions.edits import change_captions
         small_images(folder)
         write_whole(folder/'metadata.jsonl', '{"file_name": "0.png", "text": "a fox"}\n{"file_name": "1.png", "text": "a dog"}\n')
         for text in ('x', 'y'): change_captions(folder, prefix=text)
@@ -227,7 +227,7 @@ class History:
         return [('.automode/history.jsonl', (folder/'.automode/history.jsonl').read_bytes())]
 
     def read(self, path):
-        from automode.history import read_history, redo, undo
+        from automode.captions.history import read_history, redo, undo
         (path.parent.parent/'metadata.jsonl').write_bytes(self.captions)
         each(lambda: read_history(path.parent.parent), *(lambda step=step: str(step(path.parent.parent)) for step in (undo, undo, redo, redo)))
 
@@ -238,7 +238,7 @@ class Captions:
                 ('a.csv', b'file_name,text\na.png,"a fox, red"\nb.png,a dog\n')]
 
     def read(self, path):
-        from automode.edits import read_captions
+        from automode.captions.edits import read_captions
         read_captions(path)
 
 class Lora:
@@ -260,7 +260,7 @@ class Lora:
         return [(f"{'metadata' if self.metadata else 'lora'}{n}.safetensors", save(*o)) for n, o in enumerate(made)]
 
     def read(self, path):
-        from automode.lora_tools import convert, info
+        from automode.lora.tools import convert, info
         each(lambda: (str(found := info(path)), found._repr_html_()), *(lambda to=to: convert(path, path.with_name('out.safetensors'), to) for to in ('diffusers', 'kohya')))
 
 class Metadata(Lora):
@@ -282,8 +282,8 @@ class Ckpt:
     def read(self, path):
         import torch
         from automode.check import read_resolution
-        from automode.ckpt import read_tensors
-        from automode.ldm_files import read_single_file
+        from automode.models.ckpt import read_tensors
+        from automode.models.ldm_files import read_single_file
         from automode.core import Problem
         state, _ = read_tensors(path)
         sum(float(o.flatten()[:1].float().sum()) for o in state.values() if o.numel())
@@ -311,7 +311,7 @@ class Images:
         return out
 
     def read(self, path):
-        from automode.images import open_image, image_size
+        from automode.data.images import open_image, image_size
         each(lambda: image_size(path), lambda: open_image(path), lambda: open_image(path, 'white', 8))
 
 class Toml:
@@ -341,7 +341,7 @@ batch_size = 4
 
     def read(self, path):
         from automode.convert import convert
-        from automode.reading import detect_format
+        from automode.formats.reading import detect_format
         shutil.rmtree(path.parent/'out', ignore_errors=True)
         each(lambda: detect_format(path), lambda: convert(path, path.parent/'out', to='automode'))
 
@@ -349,14 +349,14 @@ class Config:
     "config.json of a run, to run it again and to report about"
     def samples(self, folder):
         from dataclasses import asdict
-        from automode.config import TrainConfig
+        from automode.training.config import TrainConfig
         (folder/'run').mkdir()
         self.folder = folder
         plain = asdict(TrainConfig()) | dict(dataset='x', base='starter', name='inky', num_images=4, held_out=['a.png'], background='white', samples_a_step=4)
         return [('run/config.json', json.dumps(plain).encode()), ('run/config.json', json.dumps({k: v for k, v in plain.items() if v is not None}).encode())]
 
     def read(self, path):
-        from automode.config import TrainConfig, read_settings_of
+        from automode.training.config import TrainConfig, read_settings_of
         from automode.report import write_report
         each(lambda: TrainConfig(**{k: v for k, v in read_settings_of(path, note=lambda told: None).items() if k in TrainConfig.__dataclass_fields__}), lambda: write_report(path.parent.parent))
 

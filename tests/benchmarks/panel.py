@@ -9,7 +9,7 @@ from jupyter_client.manager import start_new_kernel
 
 from automode.core import append_row, write_json
 from automode.run import Run
-from automode.run_widget import RunWidget
+from automode.widgets.run import RunWidget
 
 SETTINGS = "token='tiantian', class_word='rabbit', batch_size=4, log_every_steps=1, save_every_steps=0, sample_prompt='', device='cpu', mixed_precision='no'"
 
@@ -43,14 +43,14 @@ def main():
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     manager, client = start_new_kernel(cwd=tempfile.mkdtemp(), env=env)
     try:
-        run(client, 'import os\nfrom automode.core import data_path\nfrom automode.train import train')
+        run(client, 'import os\nfrom automode.core import asset_path\nfrom automode.train import train')
         ratios = []
         for n in range(args.rounds):
             rates = {}
             for shown in (True, False) if n % 2 else (False, True):
                 run(client, "os.environ.pop('IN_TEST', None)" if shown else "os.environ['IN_TEST'] = '1'")
                 out = f"{n}-{shown}"
-                run(client, f"run = train(data_path('samples', 'subject'), out={out!r}, max_train_steps={args.steps}, {SETTINGS})")
+                run(client, f"run = train(asset_path('samples', 'subject'), out={out!r}, max_train_steps={args.steps}, {SETTINGS})")
                 rates[shown] = float(run(client, "print(run.metrics[-1]['samples_per_second'])"))
             ratios.append(rates[True]/rates[False])
             print(f'round {n + 1}: {rates[False]:.2f} samples a second without, {rates[True]:.2f} with: {ratios[-1]:.3f}', flush=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from automode.core import data_path
+from automode.core import asset_path
 
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 
@@ -52,7 +52,7 @@ def main():
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     place, lot, begun = Path(tempfile.mkdtemp()), random.Random(args.seed), time.time()
-    shutil.copytree(data_path('samples', 'style'), place/'pictures')
+    shutil.copytree(asset_path('samples', 'style'), place/'pictures')
     started = time.time()
     subprocess.run(command('whole', args.steps), cwd=place, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     alone = time.time() - started

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import browsing, nbformat
 from PIL import Image
 
-from automode.dataset import Dataset
-from automode.rows import new_row
+from automode.data.dataset import Dataset
+from automode.data.rows import new_row
 
 WAIT = """([key, what]) => new Promise(done => {
   const root = document.querySelector('.amr'), name = () => root.querySelector('.amr-name').textContent, before = name(), begun = performance.now()
@@ -40,7 +40,7 @@ def main():
     browsers = browsing.browser.__wrapped__()
     lab, browser = next(labs), next(browsers)
     make(lab[0]/'many', args.pictures)
-    cells = [nbformat.v4.new_code_cell(o) for o in ('from automode.review_widget import review', "review('many')")]
+    cells = [nbformat.v4.new_code_cell(o) for o in ('from automode.widgets.review import review', "review('many')")]
     page, complaints = browsing.open_page(lab, browser, 'many_pictures', nbformat.v4.new_notebook(cells=cells, metadata=dict(kernelspec=dict(display_name='python3', language='python', name='python3'))))
     browsing.run_cells(page, 1)
     page.locator('.jp-Cell .cm-content').nth(1).click()

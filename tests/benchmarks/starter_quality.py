@@ -14,9 +14,9 @@ from PIL import Image
 
 from automode.caption import load_captioner
 from automode.core import Problem
+from automode.data.images import image_grid, to_image
 from automode.evaluate import accuracy, name_pictures, reconstruct, redraw, share_interval
 from automode.generate import generate, load_pipeline
-from automode.images import image_grid, to_image
 from automode.starter import starter_names, starter_prompt
 
 HERE, EDGE = Path(__file__).parent, 64

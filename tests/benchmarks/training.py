@@ -10,7 +10,7 @@ layers, gather the loss and read it, clip, step, read the loss once more. `autom
 alone, without loading, caching and the first five steps. On a GPU the ends of the steps are events in its own queue, so that only work that is done counts. The peak is the largest
 resident memory of the process (CPU) or the most that torch gave out (GPU); "the steps' peak" is that since the first five steps. The validation loss is measured afterwards, in the
 same way for both, on the same held-out pictures with the same noise. `sd15` and `sdxl` are the full-size networks with random weights: the same work, no sense. "Of the peak" is the
-share of what a large matrix multiplication reaches on that GPU, with the operations counted by `07_counting`.
+share of what a large matrix multiplication reaches on that GPU, with the operations counted by `automode.forecast.flops`.
 """
 import argparse, json, os, resource, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -26,7 +26,7 @@ def random_base(kind, folder, precision, device):
     from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
     from automode.core import quiet
-    from automode.models import load_base
+    from automode.models.load import load_base
     torch.manual_seed(0)
     blocks = dict(down_block_types=('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D'), block_out_channels=(320, 640, 1280),
                   up_block_types=('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D'), transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20),
@@ -50,8 +50,8 @@ def random_base(kind, folder, precision, device):
 
 def dataset(folder, num):
     "The sample pictures with captions"
-    from automode.core import data_path
-    shutil.copytree(data_path('samples', 'style'), folder)
+    from automode.core import asset_path
+    shutil.copytree(asset_path('samples', 'style'), folder)
     rows = [dict(file_name=o.name, text=f"a picture of {o.stem.replace('_', ' ')}") for o in sorted(folder.glob('*.png'))[:num]]
     (folder/'metadata.jsonl').write_text(''.join(json.dumps(o) + '\n' for o in rows))
     return folder
@@ -95,8 +95,8 @@ def plain(args, pictures, base):
     from diffusers.optimization import get_scheduler
     from peft import LoraConfig
     from torchvision_free import PictureDataset
-    from automode.ldm import UNET_TARGETS
-    from automode.models import load_base
+    from automode.models.ldm import UNET_TARGETS
+    from automode.models.load import load_base
     accelerator = Accelerator(mixed_precision=args.precision, cpu=args.device == 'cpu')
     torch.manual_seed(SEED)
     model = load_base(base, accelerator.device, 'float32' if args.precision == 'no' else args.precision)
@@ -167,7 +167,7 @@ def one(args):
 
 def work(model, args):
     "Floating-point operations of a step, for a picture"
-    from automode.counting import count_step
+    from automode.forecast.flops import count_step
     edge = args.resolution // model.vae_scale
     found = count_step(model.unet, (edge, edge), model.tokenizer.model_max_length, model.family)
     return found.forward.flops + found.backward.flops
@@ -188,11 +188,11 @@ def matrix_rate(args):
 def validation_loss(model, args):
     "The loss on the held-out pictures, with the same noise at the same timesteps for everybody"
     from accelerate import Accelerator
-    from automode.config import TrainConfig
-    from automode.dataset import Dataset
-    from automode.examples import assign, find_examples
-    from automode.latents import make_cache
-    from automode.monitor import Validation
+    from automode.training.config import TrainConfig
+    from automode.data.dataset import Dataset
+    from automode.inputs.examples import assign, find_examples
+    from automode.inputs.latents import make_cache
+    from automode.training.monitor import Validation
     found = sorted(find_examples(Dataset.read(args.pictures))[0], key=lambda o: o.path.name)[-args.held_out:]
     cache = make_cache(model, assign(found, args.resolution, 16, buckets=False))
     return Validation(cache, TrainConfig(), num=64).loss(model, Accelerator(cpu=args.device == 'cpu', mixed_precision=args.precision))
