@@ -71,6 +71,7 @@ def long_description():
     return re.sub(r'(!\[[^\]]*\]\()(?!https?:)', r'\1' + raw, (ROOT/'README.md').read_text(encoding='utf-8'))
 
 def main():
+    assets = [o for o in setuptools.find_namespace_packages(include=[LIB + '.*']) if o.startswith(LIB + '.assets')]  # setuptools warns of folders that are no package
     setuptools.setup(
         name=cfg['lib_name'],
         **{o: cfg[o] for o in 'version description keywords author'.split()},
@@ -83,8 +84,8 @@ def main():
                      'Natural Language :: ' + cfg['language']] +
                     ['Programming Language :: Python :: ' + o for o in PYTHONS[PYTHONS.index(cfg['min_python']):]],
         python_requires='>=' + cfg['min_python'],
-        packages=setuptools.find_packages(include=[LIB, LIB + '.*']),
-        package_data={LIB: ['assets/**/*']},
+        packages=setuptools.find_packages(include=[LIB, LIB + '.*']) + assets,
+        package_data=dict.fromkeys(assets, ['*']),
         cmdclass={'build_py': BuildTyped},
         install_requires=shlex.split(cfg['requirements']),
         extras_require={k.removesuffix('_requirements'): shlex.split(v) for k, v in cfg.items() if k.endswith('_requirements')},

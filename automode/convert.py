@@ -139,6 +139,20 @@ def _put_notes(out:Output, result:Converted) -> None:
     if out.rows: out.put(f'.automode/{METADATA}', b''.join(map(format_row, out.rows)))
 
 # %% ../nbs/convert.ipynb #003763b7
+def _write(found:Iterable[Found], to:Format, out:Output, options:WriterOptions, dataset:Dataset,
+           reading:Reading) -> Converted:
+    "Write the images, then their masks and the notes"
+    result = Converted(out.folder, to.name, rejected=out.rejected, changed=out.changed,
+                       notes='.automode/'*to.only_images, reading=reading)
+    masks = {k: dataset.folder/o for k, o in reading.masks.items()}
+    found = progress(found, f'writing {to.name}', len(dataset) + len(dataset.bad))
+    to.write(_counted(_usable(found, to, out, options, result, masks), out, result), out, options)
+    if to.name == 'automode': _put_masks(out, dataset.folder, reading, options.link)
+    _note_lost(to, dataset, reading)
+    _put_notes(out, result)
+    return result
+
+# %% ../nbs/convert.ipynb #6babefa0
 def convert(
     # Folder of captioned images in any format; a kohya `.toml`, a `.tar`, a `.parquet`, or a dataset id of the Hub
     src:str|Path,
@@ -168,19 +182,6 @@ def convert(
                     **options._asdict())
     with fill_folder(out, settings) as folder:
         return _write(find(Notes()), target, folder, options, dataset, reading)
-
-def _write(found:Iterable[Found], to:Format, out:Output, options:WriterOptions, dataset:Dataset,
-           reading:Reading) -> Converted:
-    "Write the images, then their masks and the notes"
-    result = Converted(out.folder, to.name, rejected=out.rejected, changed=out.changed,
-                       notes='.automode/'*to.only_images, reading=reading)
-    masks = {k: dataset.folder/o for k, o in reading.masks.items()}
-    found = progress(found, f'writing {to.name}', len(dataset) + len(dataset.bad))
-    to.write(_counted(_usable(found, to, out, options, result, masks), out, result), out, options)
-    if to.name == 'automode': _put_masks(out, dataset.folder, reading, options.link)
-    _note_lost(to, dataset, reading)
-    _put_notes(out, result)
-    return result
 
 # %% ../nbs/convert.ipynb #7ec0c368
 def to_datasets(

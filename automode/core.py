@@ -199,6 +199,7 @@ def is_deep(
         level = [o for box in level for o in (box.values() if isinstance(box, dict) else box)]
     return True
 
+# %% ../nbs/core.ipynb #9158c8a1
 def _bounded(number:Callable[[str], Any]) -> Callable[[str], Any]:
     "Make the parser `number` reject values outside the range of a float"
     def read(text):
@@ -264,6 +265,7 @@ def append_row(
             f.flush()
             os.fsync(f.fileno())
 
+# %% ../nbs/core.ipynb #821ce743
 def read_rows(
     path:str|Path, # Path of a `.jsonl` file
 ) -> list[dict]: # Rows

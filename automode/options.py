@@ -26,6 +26,7 @@ def load_name(
     found = importlib.import_module(module)
     return getattr(found, attribute) if attribute else found
 
+# %% ../nbs/options.ipynb #edb13e89
 @dataclass(frozen=True)
 class Option:
     "One value of a setting"
@@ -55,6 +56,7 @@ def _plain(name:str) -> str:
     "A name without case, hyphens, underscores and spaces"
     return name.lower().replace('-', '').replace('_', '').replace(' ', '')
 
+# %% ../nbs/options.ipynb #5b0ed7d9
 Entry = TypeVar('Entry', bound=Option)
 
 class Options(dict[str,Entry]):
@@ -112,11 +114,14 @@ ADAPTERS = Options('adapter',
 
 INITS = Options('init',
     Option('default', 'Start without any change to the base'),
-    Option('pissa', "Start from the largest singular values of the base's weights (Meng et al. 2024)", allows=dict(use_dora=(False,))))
+    Option('pissa', "Start from the largest singular values of the base's weights (Meng et al. 2024)",
+           allows=dict(use_dora=(False,))))
 
 QUANTIZATIONS = Options('quantize',
-    Option('nf4', 'Weights of the base in 4 bits', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))),
-    Option('int8', 'Weights of the base in 8 bits', make='bitsandbytes:', needs='bitsandbytes', allows=_plain_lora | dict(adapter=('lora',))))
+    Option('nf4', 'Weights of the base in 4 bits', make='bitsandbytes:', needs='bitsandbytes',
+           allows=_plain_lora | dict(adapter=('lora',))),
+    Option('int8', 'Weights of the base in 8 bits', make='bitsandbytes:', needs='bitsandbytes',
+           allows=_plain_lora | dict(adapter=('lora',))))
 
 # %% ../nbs/options.ipynb #03099070
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ class Optimizer(Option):
         "Translate a learning rate for AdamW"
         return 1. if self.rate is None else float(f'{adamw_rate * self.rate:.2g}')
 
+# %% ../nbs/options.ipynb #8fe950df
 def _rates(settings:Mapping) -> list[float]:
     "The learning rates that are given"
     return [o for o in map(settings.get, ('learning_rate', 'text_encoder_lr')) if o]
@@ -141,14 +147,17 @@ def _rates(settings:Mapping) -> list[float]:
 def _refused_by_prodigy(settings:Mapping) -> Iterable[str]:
     "Learning rates that Prodigy cannot work with"
     rates = _rates(settings)
-    if len(set(rates)) > 1: yield f"prodigy needs one learning rate for all weights, got {' and '.join(map(repr, rates))}; use 1 for each"
+    if len(set(rates)) > 1:
+        yield f"prodigy needs one learning rate for all weights, got {' and '.join(map(repr, rates))}; use 1 for each"
     elif rates and rates[0] < .01:
-        yield f'learning_rate multiplies the step size that prodigy finds, and {rates[0]!r} would leave next to nothing of it; use 1'
+        yield ('learning_rate multiplies the step size that prodigy finds, '
+               f'and {rates[0]!r} would leave next to nothing of it; use 1')
 
 def _advice_for_prodigy(settings:Mapping) -> Iterable[str]:
     "What the authors of Prodigy advise"
     if _rates(settings) and _rates(settings)[0] != 1: yield 'the authors of Prodigy advise a learning rate of 1'
-    if settings.get('lr_scheduler') == 'cosine_with_restarts': yield 'the authors of Prodigy advise against restarts; cosine or constant are usual'
+    if settings.get('lr_scheduler') == 'cosine_with_restarts':
+        yield 'the authors of Prodigy advise against restarts; cosine or constant are usual'
 
 def _advice_for_schedule_free(settings:Mapping) -> Iterable[str]:
     "What schedule-free has already"
@@ -157,17 +166,22 @@ def _advice_for_schedule_free(settings:Mapping) -> Iterable[str]:
 # %% ../nbs/options.ipynb #7231307a
 OPTIMIZERS = Options('optimizer',
     Optimizer('adamw', 'The default of the field', 'torch.optim:AdamW'),
-    Optimizer('adamw8bit', 'AdamW with its state in 8 bits', 'bitsandbytes.optim:AdamW8bit', 'bitsandbytes', state_bytes=2),
-    Optimizer('prodigy', 'Finds the learning rate itself', 'prodigyopt:Prodigy', 'prodigyopt', rate=None, state_bytes=16,
+    Optimizer('adamw8bit', 'AdamW with its state in 8 bits', 'bitsandbytes.optim:AdamW8bit', 'bitsandbytes',
+              state_bytes=2),
+    Optimizer('prodigy', 'Finds the learning rate itself', 'prodigyopt:Prodigy', 'prodigyopt',
+              rate=None, state_bytes=16,
               settings=dict(d0=1e-4, safeguard_warmup=True, use_bias_correction=True),
               refuses=_refused_by_prodigy, advises=_advice_for_prodigy),
-    Optimizer('schedule-free', 'AdamW without a schedule or a planned end', 'schedulefree:AdamWScheduleFree', 'schedulefree', rate=2.,
+    Optimizer('schedule-free', 'AdamW without a schedule or a planned end',
+              'schedulefree:AdamWScheduleFree', 'schedulefree', rate=2.,
               lr_scheduler='constant_with_warmup', allows=dict(lr_scheduler=('constant', 'constant_with_warmup')),
               advises=_advice_for_schedule_free),
-    Optimizer('adafactor', 'A factored state of half a byte per weight', 'transformers.optimization:Adafactor', state_bytes=.5,
-              settings=dict(scale_parameter=False, relative_step=False)),
-    Optimizer('lion', 'Sign of the momentum; half the state of AdamW', 'lion_pytorch:Lion', 'lion-pytorch', rate=1/3, state_bytes=4),
-    Optimizer('sgd', 'Plain gradient descent with momentum', 'torch.optim:SGD', rate=1000., state_bytes=4, settings=dict(momentum=0.9)))
+    Optimizer('adafactor', 'A factored state of half a byte per weight', 'transformers.optimization:Adafactor',
+              state_bytes=.5, settings=dict(scale_parameter=False, relative_step=False)),
+    Optimizer('lion', 'Sign of the momentum; half the state of AdamW', 'lion_pytorch:Lion', 'lion-pytorch',
+              rate=1/3, state_bytes=4),
+    Optimizer('sgd', 'Plain gradient descent with momentum', 'torch.optim:SGD',
+              rate=1000., state_bytes=4, settings=dict(momentum=0.9)))
 
 LR_SCHEDULERS = Options('lr_scheduler',
     Option('constant', 'The same learning rate from the first step'),
@@ -207,7 +221,8 @@ def _conflict(option:Option, setting:str, other:str, value:Any, allowed:tuple) -
     "A sentence about two settings that exclude each other"
     what = other if value is True else f'{other} {value}'
     use = [str(o) for o in allowed if o and o != 'default']
-    return f"{what} is not supported with {setting} {option.name}; {'use ' + ' or '.join(use) if use else 'leave one of them out'}"
+    advice = 'use ' + ' or '.join(use) if use else 'leave one of them out'
+    return f"{what} is not supported with {setting} {option.name}; {advice}"
 
 def find_conflicts(
     settings:Mapping[str,Any], # Settings by name; None is open
@@ -219,17 +234,20 @@ def find_conflicts(
         option = options.get(settings.get(setting))
         if option is None: continue
         values = {k: settings.get(k) for k in option.allows}
-        found += [_conflict(option, setting, k, v, option.allows[k]) for k, v in values.items() if v is not None and v not in option.allows[k]]
+        found += [_conflict(option, setting, k, v, option.allows[k]) for k, v in values.items()
+                  if v is not None and v not in option.allows[k]]
         if option.refuses: found += option.refuses(settings)
     return list(dict.fromkeys(found))
 
+# %% ../nbs/options.ipynb #63d0eae3
 def find_missing(
     settings:Mapping[str,Any], # Settings by name
     registries:Mapping[str,Options]=SETTINGS, # Registry of each setting
 ) -> list[str]: # Sentences; empty when all packages are installed
     "Find options whose package is not installed"
     chosen = [options.get(settings.get(k)) for k, options in registries.items()]
-    return [f'{o.name} needs {o.needs}, which is not installed; run: pip install {o.needs}' for o in chosen if o and not o.installed]
+    return [f'{o.name} needs {o.needs}, which is not installed; run: pip install {o.needs}'
+            for o in chosen if o and not o.installed]
 
 def find_advice(
     settings:Mapping[str,Any], # Settings by name

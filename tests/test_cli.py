@@ -7,6 +7,7 @@ from PIL import Image
 
 from automode.core import asset_path
 from automode.lora.files import read_lora_info
+from warm import warm
 
 COMMAND = Path(sysconfig.get_path('scripts'))/'automode'
 COMMANDS = 'caption check edit convert train generate lora push run demo dreambooth completion'.split()
@@ -28,9 +29,10 @@ FLAGS = {
                   'save_every_x_steps seed token_only config_file_path debug gpu'}
 
 
-def automode(*args, timeout=300, **kwargs):
-    "Run the command and wait for it"
-    return subprocess.run([str(COMMAND), *map(str, args)], capture_output=True, text=True, timeout=timeout, **kwargs)
+def automode(*args, cwd=None, **kwargs):
+    "Run the command and wait for it, in a process that has the libraries imported already unless it needs more than a folder"
+    if not kwargs: return warm.command(*args, cwd=cwd)
+    return subprocess.run([str(COMMAND), *map(str, args)], capture_output=True, text=True, timeout=300, cwd=cwd, **kwargs)
 
 def fails(done, *words, code=1):
     "Check that the command ended with one sentence that has all `words`, and without a traceback"

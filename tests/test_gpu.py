@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, monkeypatch
     whole, again = (trained(tmp_path/o, pictures, **settings) for o in ('whole', 'again'))
     assert (furthest(whole, again), measured(whole)) == (0, measured(again))
     def killed(trainer):
-        if trainer.done == 6: raise KeyboardInterrupt
+        if trainer.global_step == 6: raise KeyboardInterrupt
         step(trainer)
     monkeypatch.setattr(Trainer, 'step', killed)
     with pytest.raises(KeyboardInterrupt): trained(tmp_path/'stopped', pictures, **settings)
@@ -158,7 +158,7 @@ def test_recording_happens(tmp_path, monkeypatch, capsys):
     assert len(made) == 1
     step = Trainer.step
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Trainer, 'step', lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt) if trainer.done == 3 else step(trainer))
+        patched.setattr(Trainer, 'step', lambda trainer: (_ for _ in ()).throw(KeyboardInterrupt) if trainer.global_step == 3 else step(trainer))
         trained(tmp_path/'broken-off')
     made.clear()
     trained(tmp_path/'many', shapes(tmp_path))

@@ -5,6 +5,7 @@ from pathlib import Path
 import nbformat, pytest
 
 import notebooks
+from warm import warm
 
 ROOT = notebooks.ROOT
 
@@ -16,20 +17,10 @@ def nbdev(command, *args, cwd=ROOT):
     return done.stdout
 
 
-@pytest.fixture(scope='session')
-def warm():
-    "A process that has the large libraries imported, and runs notebooks in forks of itself"
-    with subprocess.Popen([sys.executable, ROOT/'tests'/'warm.py'], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL) as process:
-        yield process
-        process.stdin.close()
-
 @pytest.mark.parametrize('path', notebooks.notebooks(), ids=notebooks.name)
-def test_runs(path, warm, tmp_path):
-    warm.stdin.write(f"{path}\t{tmp_path/'log'}\n")
-    warm.stdin.flush()
-    status, shown = warm.stdout.readline().strip(), (tmp_path/'log').read_text()
-    assert status == '0' and shown.count('- Completed') == 1, shown
+def test_runs(path, tmp_path):
+    status, shown = warm.notebook(path, tmp_path/'log'), (tmp_path/'log').read_text()
+    assert status == 0 and shown.count('- Completed') == 1, shown
 
 
 @pytest.fixture(scope='module')

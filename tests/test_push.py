@@ -123,7 +123,7 @@ def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
     assert "pipeline('a picture')" in files['README.md'].decode()
     said = automode('push', 'inky', 'me/inky', '--with_captions', hub=hub, cwd=tmp_path)
     assert {o for _, o in tells(hub.repos['me/inky']['files'], PRIVATE)} == set(PRIVATE)
-    assert 'and their captions' not in said.stdout and 'the captions that it was trained on' in said.stdout
+    assert 'and their captions' not in said.stdout and 'with the training captions in these files' in said.stdout
 
 def test_the_name_of_the_subject_is_no_caption(hub, tmp_path):
     shutil.copytree(asset_path('samples', 'subject'), tmp_path/'pictures')

@@ -295,7 +295,7 @@ def test_what_convert_writes_leaves_nothing_out(tmp_path, capsys):
         assert 'left out' not in how_read(said(capsys, 'check', tmp_path/to, '--strict')), to
 
 def test_a_name_that_no_file_can_have_stops_before_captions(tmp_path, capsys):
-    assert 'name must not have' in said(capsys, 'run', images(tmp_path/'in', '0.png'), '--name', 'a/b', '--out', tmp_path/'out', code=1)
+    assert 'name must not contain' in said(capsys, 'run', images(tmp_path/'in', '0.png'), '--name', 'a/b', '--out', tmp_path/'out', code=1)
     assert not (tmp_path/'out').exists()
 
 def test_what_lora_info_finds(tmp_path, capsys):

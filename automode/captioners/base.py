@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Captioned', 'best_of', 'Captioner', 'tidy', 'DrawTokens', 'check_decoding', 'squashed_size', 'shrunk', 'find_weights',
-           'load_model', 'WritingCaptioner', 'chosen_log_probs']
+           'load_model', 'WritingCaptioner']
 
 # %% ../../nbs/captioners/01_base.ipynb #399b7be4
 import hashlib, math, re
@@ -174,26 +174,30 @@ class WritingCaptioner(Captioner):
         if ends is None: ends = self.processor.tokenizer.eos_token_id
         return ends if isinstance(ends, list) else [ends]
 
-    @property
-    def size(self) -> tuple[int,int]|None: # Width and height, or None
-        "Size to which every image is resized; None if that is not all"
-        return squashed_size(self.processor.image_processor)
+# %% ../../nbs/captioners/01_base.ipynb #7258a1a4
+@patch(as_prop=True)
+def size(self:WritingCaptioner) -> tuple[int,int]|None: # Width and height, or None
+    "Size to which every image is resized; None if that is not all"
+    return squashed_size(self.processor.image_processor)
 
-    def inputs(
-        self,
-        images:Sequence[Image.Image], # RGB images
-        prompt:str, # Prompt as you gave it
-    ) -> BatchFeature: # Inputs of the model
-        "Turn images and prompt into tensors"
-        raise NotImplementedError
+# %% ../../nbs/captioners/01_base.ipynb #a3bbe0d4
+@patch
+def inputs(
+    self:WritingCaptioner,
+    images:Sequence[Image.Image], # RGB images
+    prompt:str, # Prompt as you gave it
+) -> BatchFeature: # Inputs of the model
+    "Turn images and prompt into tensors"
+    raise NotImplementedError
 
-    def said(
-        self,
-        prompt:str, # Prompt as you gave it
-        words:str, # New words
-    ) -> str: # Caption
-        "Join prompt and new words; here the words alone"
-        return words
+@patch
+def said(
+    self:WritingCaptioner,
+    prompt:str, # Prompt as you gave it
+    words:str, # New words
+) -> str: # Caption
+    "Join prompt and new words; here the words alone"
+    return words
 
 # %% ../../nbs/captioners/01_base.ipynb #e1874199
 @patch(cls_method=True)
@@ -223,10 +227,8 @@ def from_pretrained(
         return cls(model.to(place), processor, str(name), **options)
 
 # %% ../../nbs/captioners/01_base.ipynb #4a28b930
-def chosen_log_probs(
-    out:Any, # Return value of `generate` with `output_logits`
-) -> tuple[torch.Tensor,torch.Tensor]: # New tokens and their log-probabilities
-    "Look up the log-probability of each token"
+def _chosen_log_probs(out:Any) -> tuple[torch.Tensor,torch.Tensor]:
+    "Find the new tokens and their log-probabilities in what `generate` returned with `output_logits`"
     beams = getattr(out, 'beam_indices', None)
     rows = torch.arange(len(out.sequences), device=out.sequences.device)[:, None]
     if beams is None: beams = rows.expand(-1, len(out.logits))
@@ -288,7 +290,7 @@ def new_tokens(
     with quiet(): out = self.model.generate(
         **inputs, max_new_tokens=room, do_sample=False, output_logits=True, return_dict_in_generate=True,
         eos_token_id=self.ends, pad_token_id=pad, **settings)
-    tokens, log_probs = (o[:, forced:] for o in chosen_log_probs(out))
+    tokens, log_probs = (o[:, forced:] for o in _chosen_log_probs(out))
     is_end = torch.isin(tokens, torch.tensor(self.ends, device=tokens.device))
     return tokens, log_probs, is_end.cumsum(1) - is_end.long() == 0
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from time import strftime
 from typing import Any, Iterable
 
+from fastcore.basics import patch
+
 from ..core import Problem, append_row, as_html, as_path, make_printable, parse_json
 from ..data.dataset import Dataset
 from ..data.images import data_uri, open_image
@@ -80,22 +82,26 @@ class Changes:
         "Captions that change, before and after"
         return {name: tuple(v or '' for v in o['text']) for name, o in self.changes.items() if 'text' in o}
 
-    def lines(self) -> list[str]: # One line per caption
-        "Format the first captions as diffs for a terminal"
-        texts = self.texts
-        first = {make_printable(name): o for name, o in list(texts.items())[:self.show]}
-        width = min(40, max(map(len, first), default=0))
-        def mark(before, after): return _mark(before, after, gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str)
-        marked = [mark(*map(make_printable, o)) for o in first.values()]
-        more = [f'and {len(texts) - self.show} more'] if len(texts) > self.show else []
-        return [f'{name:{width}}  {o}' for name, o in zip(first, marked)] + more
+# %% ../../nbs/captions/01_history.ipynb #5dbabe1e
+@patch
+def lines(self:Changes) -> list[str]: # One line per caption
+    "Format the first captions as diffs for a terminal"
+    texts = self.texts
+    first = {make_printable(name): o for name, o in list(texts.items())[:self.show]}
+    width = min(40, max(map(len, first), default=0))
+    def mark(before, after): return _mark(before, after, gone='[-{}-]'.format, come='{{+{}+}}'.format, same=str)
+    marked = [mark(*map(make_printable, o)) for o in first.values()]
+    more = [f'and {len(texts) - self.show} more'] if len(texts) > self.show else []
+    return [f'{name:{width}}  {o}' for name, o in zip(first, marked)] + more
 
-    def _repr_html_(self) -> str:
-        "Format the first captions as diffs next to their images"
-        texts = self.texts
-        rows = ''.join(_table_row(self.dataset, name, *o) for name, o in list(texts.items())[:self.show])
-        more = f'<p>and {len(texts) - self.show} more</p>' if len(texts) > self.show else ''
-        return f'<table>{rows}</table>{more}<p>{as_html(self.closing)}</p>'
+# %% ../../nbs/captions/01_history.ipynb #c7d14c64
+@patch
+def _repr_html_(self:Changes) -> str:
+    "Format the first captions as diffs next to their images"
+    texts = self.texts
+    rows = ''.join(_table_row(self.dataset, name, *o) for name, o in list(texts.items())[:self.show])
+    more = f'<p>and {len(texts) - self.show} more</p>' if len(texts) > self.show else ''
+    return f'<table>{rows}</table>{more}<p>{as_html(self.closing)}</p>'
 
 # %% ../../nbs/captions/01_history.ipynb #778a2c68
 HISTORY = '.automode/history.jsonl'
@@ -147,6 +153,7 @@ def _last_line(folder:str|Path) -> dict:
             end = start - 1
     return dict(now=[None, None])
 
+# %% ../../nbs/captions/01_history.ipynb #85d470c6
 def _line_at(folder:str|Path, place:int) -> dict:
     "Read the line at a position in the file"
     with open(_find_history(folder), 'rb') as f:

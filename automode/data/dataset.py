@@ -21,8 +21,9 @@ from .images import (check_images, data_uri, find_images, image_grid, is_inside,
                              open_image)
 from .lock import lock_dataset, own_path
 from .sidecars import Sidecars, caption_keys
-from .rows import (METADATA, STATUSES, by_person, format_row, make_seeker, merge_row, new_row, parse_metadata,
-                           parse_row, picture_key, read_inside, row_trouble)
+from .rows import (
+    METADATA, STATUSES, by_person, format_row, make_seeker, merge_row, new_row, parse_metadata, parse_row,
+    picture_key, read_inside, row_trouble)
 
 # %% ../../nbs/data/06_dataset.ipynb #26037a5a
 REJECTED = 'rejected.jsonl'
@@ -111,6 +112,7 @@ def trainable(self:Dataset) -> list[dict]: # Rows with a caption and a usable im
     usable = [o for o in self if o.get('status') != 'excluded' and o['file_name'] not in self.bad]
     return [o for o in usable if (o.get('text') or '').strip()]
 
+# %% ../../nbs/data/06_dataset.ipynb #889d6761
 @patch
 def summary(self:Dataset) -> str: # Sentence without a period
     "Summarize the numbers of images, unusable items, backups and conflicts"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_SUFFIXES', 'TEXT_SUFFIXES', 'MAX_PIXELS', 'Listing', 'list_folder', 'file_trouble', 'find_images', 'is_inside',
-           'link_trouble', 'BadImage', 'to_rgb', 'open_image', 'image_size', 'check_images', 'crop_box', 'fit_image',
+           'link_trouble', 'BadImage', 'open_image', 'image_size', 'check_images', 'crop_box', 'fit_image',
            'to_pixel_values', 'to_image', 'image_grid', 'wrap_text', 'data_uri', 'to_png', 'save_png', 'read_texts']
 
 # %% ../../nbs/data/00_images.ipynb #9318d801
@@ -102,6 +102,17 @@ _UNFINISHED = ('.bak', '.old', '.orig', '.tmp', '.temp', '.part', '.partial', '.
 _RAW_SUFFIXES = ('.dng', '.nef', '.nrw', '.cr2', '.cr3', '.arw', '.sr2', '.srf', '.orf', '.rw2', '.pef', '.raf', '.srw',
                  '.3fr', '.iiq', '.erf', '.kdc', '.dcr', '.mrw', '.raw')
 
+def _plugin_trouble(start:bytes) -> str:
+    "Name the missing plugin for a file that starts with `start`; empty if none is missing"
+    for name, (package, accepts) in _PLUGINS.items():
+        if accepts(start) and name not in _formats(): return f'install {package} to read it, or convert it to .jpg'
+    return ''
+
+def _starts_like_image(start:bytes) -> bool:
+    "Tell whether a decoder accepts a file that starts with `start`"
+    return any(accept and accept(start) is True for _, accept in (Image.OPEN[o] for o in _formats()))
+
+# %% ../../nbs/data/00_images.ipynb #77248a7b
 def _content_trouble(path:Path) -> str:
     "Explain why a file without an image suffix is not an image; empty for an image"
     suffix = path.suffix.lower()
@@ -116,16 +127,6 @@ def _content_trouble(path:Path) -> str:
     try: image_size(path)
     except BadImage as e: return f'it starts like an image, but cannot be read ({e.reason})'
     return ''
-
-def _plugin_trouble(start:bytes) -> str:
-    "Name the missing plugin for a file that starts with `start`; empty if none is missing"
-    for name, (package, accepts) in _PLUGINS.items():
-        if accepts(start) and name not in _formats(): return f'install {package} to read it, or convert it to .jpg'
-    return ''
-
-def _starts_like_image(start:bytes) -> bool:
-    "Tell whether a decoder accepts a file that starts with `start`"
-    return any(accept and accept(start) is True for _, accept in (Image.OPEN[o] for o in _formats()))
 
 # %% ../../nbs/data/00_images.ipynb #ee15b99b
 _mask_name = re.compile(r'(.+)(-masklabel|-condlabel|[-_]mask)', re.I | re.S)
@@ -206,10 +207,7 @@ def _formats(suffix:str='') -> list[str]:
     return [o for o in safe + ['TGA']*(suffix == '.tga') if o in Image.OPEN]
 
 # %% ../../nbs/data/00_images.ipynb #dfed97fc
-def to_rgb(
-    image:Image.Image, # Image in any mode
-    background:str='white', # Background color of transparent images
-) -> Image.Image: # Image in 8-bit RGB
+def _to_rgb(image:Image.Image, background:str='white') -> Image.Image:
     "Convert an image of any mode to RGB"
     image = _eight_bits(image)
     if not image.has_transparency_data: return image.convert('RGB')
@@ -289,6 +287,7 @@ def _find_profile(image:Image.Image) -> bytes:
         return _gamma_profile(gamma, places)
     return b''
 
+# %% ../../nbs/data/00_images.ipynb #2c2ccf36
 def _gamma_profile(gamma:float, places:Sequence[float]) -> bytes:
     "Build an ICC profile from a gamma and from x and y of white, red, green and blue, adapted to D50 (Bradford)"
     white, *primaries = (np.array([x/y, 1, (1 - x - y)/y]) for x, y in zip(places[::2], places[1::2]))
@@ -449,7 +448,7 @@ def open_image(
             image.load()
             profile = _find_profile(image)
             image = _eight_bits(_upright(image))
-            return _in_strips(image, lambda o: to_rgb(_to_srgb(o, profile) if profile else o, background))
+            return _in_strips(image, lambda o: _to_rgb(_to_srgb(o, profile) if profile else o, background))
 
 def _in_strips(image:Image.Image, change:Callable, pixels:int=1 << 24) -> Image.Image:
     "Apply `change` to a large image strip by strip, to limit peak memory; returns an RGB image"

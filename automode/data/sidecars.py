@@ -11,6 +11,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Iterable
 
+from fastcore.basics import patch
+
 from ..core import Problem, as_path
 from .images import IMAGE_SUFFIXES, is_inside
 
@@ -105,44 +107,47 @@ class Sidecars:
         self._owners:dict[str,Counter[str]] = {}
         self._folded:dict[str,dict[str,list[str]]] = {}
 
-    def _list(self, parent:str) -> dict[str,list[str]]:
-        "List the caption files of a folder by normalized name; each folder is read once"
-        if parent not in self._listed:
-            found = self._listed.setdefault(parent, {})
-            try: names = sorted(os.listdir(parent))
-            except OSError: return found
-            owners, folded = self._owners.setdefault(parent, Counter()), self._folded.setdefault(parent, {})
-            for name in names:
-                stem, suffix = os.path.splitext(name)
-                if name[0] == '.': continue
-                if suffix.lower() in _SUFFIXES + self.suffixes:
-                    found.setdefault(_plain(stem) + suffix.lower(), []).append(name)
-                    folded.setdefault(_fold(stem) + suffix.lower(), []).append(name)
-                if suffix.lower() in IMAGE_SUFFIXES: owners.update({_fold(stem), _fold(name)})
-        return self._listed[parent]
+# %% ../../nbs/data/05_sidecars.ipynb #0d5e20f4
+@patch
+def _list(self:Sidecars, parent:str) -> dict[str,list[str]]:
+    "List the caption files of a folder by normalized name; each folder is read once"
+    if parent not in self._listed:
+        found = self._listed.setdefault(parent, {})
+        try: names = sorted(os.listdir(parent))
+        except OSError: return found
+        owners, folded = self._owners.setdefault(parent, Counter()), self._folded.setdefault(parent, {})
+        for name in names:
+            stem, suffix = os.path.splitext(name)
+            if name[0] == '.': continue
+            if suffix.lower() in _SUFFIXES + self.suffixes:
+                found.setdefault(_plain(stem) + suffix.lower(), []).append(name)
+                folded.setdefault(_fold(stem) + suffix.lower(), []).append(name)
+            if suffix.lower() in IMAGE_SUFFIXES: owners.update({_fold(stem), _fold(name)})
+    return self._listed[parent]
 
-    def _names(self, parent:str, name:str) -> list[str]:
-        "List the caption files of image `name`, preferred first; ignores case only if there is no exact match"
-        listed, stems = self._list(parent), _stems(_plain(name))
-        exact = [o for stem, suffix in itertools.product(stems, self.suffixes) for o in
-                 sorted(listed.get(stem + suffix, ()), key=lambda o: o != os.path.splitext(name)[0] + suffix)]
-        if exact or not listed: return exact
-        folded = [_fold(o) for o in (os.path.splitext(name)[0], name)]
-        return [o for stem, suffix in itertools.product(folded, self.suffixes) if self._owners[parent][stem] == 1
-                for o in self._folded[parent].get(stem + suffix, ())]
+# %% ../../nbs/data/05_sidecars.ipynb #406786c5
+@patch
+def _names(self:Sidecars, parent:str, name:str) -> list[str]:
+    "List the caption files of image `name`, preferred first; ignores case only if there is no exact match"
+    listed, stems = self._list(parent), _stems(_plain(name))
+    exact = [o for stem, suffix in itertools.product(stems, self.suffixes) for o in
+             sorted(listed.get(stem + suffix, ()), key=lambda o: o != os.path.splitext(name)[0] + suffix)]
+    if exact or not listed: return exact
+    folded = [_fold(o) for o in (os.path.splitext(name)[0], name)]
+    return [o for stem, suffix in itertools.product(folded, self.suffixes) if self._owners[parent][stem] == 1
+            for o in self._folded[parent].get(stem + suffix, ())]
 
-    def candidates(
-        self,
-        image:Path, # Path of an image
-    ) -> list[Path]: # Caption files inside the folder, preferred first
-        "Find every caption file of `image`"
-        parent, name = os.path.split(image)
-        found = [os.path.join(parent, o) for o in self._names(parent, name)]
-        return [Path(o) for o in found if os.path.isfile(o) and is_inside(o, self.folder)]
+@patch
+def candidates(
+    self:Sidecars,
+    image:Path, # Path of an image
+) -> list[Path]: # Caption files inside the folder, preferred first
+    "Find every caption file of `image`"
+    parent, name = os.path.split(image)
+    found = [os.path.join(parent, o) for o in self._names(parent, name)]
+    return [Path(o) for o in found if os.path.isfile(o) and is_inside(o, self.folder)]
 
 # %% ../../nbs/data/05_sidecars.ipynb #0996db63
-from fastcore.basics import patch
-
 @patch
 def find(
     self:Sidecars,
@@ -160,6 +165,7 @@ def _has_text(path:Path) -> bool:
     try: return bool(read_caption_file(path).strip())
     except Problem: return True
 
+# %% ../../nbs/data/05_sidecars.ipynb #62c273d4
 @patch
 def read(
     self:Sidecars,

@@ -15,6 +15,7 @@ from typing import Any, Mapping, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -43,7 +44,7 @@ def to_meta(
 
 # %% ../../nbs/forecast/00_flops.ipynb #9358c2d3
 class Work(NamedTuple):
-    "Work of a part of a step for one image"
+    "Operations of a part of a step, for one image"
     ops:Counter # Number of calls by `(floating-point operations, bytes moved)`
     @property
     def flops(self) -> int:
@@ -62,30 +63,40 @@ class Counting(TorchDispatchMode):
         self.known = {o.untyped_storage()._cdata for p in weights for o in (p, p.grad) if o is not None}
         self.ops, self.live, self.peak, self.made, self.refs = Counter(), 0, 0, 0, {}
 
-    def forget(self, key, size):
-        "Remove the memory of a freed tensor"
-        self.live -= size
-        self.refs.pop(key, None)
-
-    def remember(self, tensor):
-        "Count the memory of a tensor until it is freed; return the new bytes"
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.refs or key in self.known: return 0
-        self.refs[key] = weakref.ref(storage, lambda _: self.forget(key, size))
-        self.live += size
-        self.made += size
-        self.peak = max(self.peak, self.live)
-        return size
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        new = sum(self.remember(o) for o in _tensors([out]))
+        key = _call_key(func, args, kwargs)
+        out = _fresh(_outputs[key]) if key in _outputs else func(*args, **kwargs)
+        sizes = [self._track(o) for o in _tensors([out])]
+        if key and all(sizes) and key not in _outputs: _outputs[key] = _form(out)
+        new = sum(sizes)
         count = flop_registry.get(func.overloadpacket)
         flops = count(*args, **kwargs, out_val=out) if count else 0
         if new or func._schema.is_mutable: self.ops[flops, new + sum(o.nbytes for o in _tensors(args))] += 1
         return out
+
+# %% ../../nbs/forecast/00_flops.ipynb #de632247
+_outputs:dict = {} # Form of the outputs by function and form of the arguments
+
+def _form(value):
+    "Shape, strides and dtype of each tensor; other values with their type"
+    if isinstance(value, torch.Tensor): return torch.Tensor, tuple(value.shape), value.stride(), value.dtype, value.device
+    if isinstance(value, (list, tuple)): return tuple, *map(_form, value)
+    return type(value), value
+
+def _fresh(form):
+    "New tensors of a form"
+    kind, *rest = form
+    if kind is torch.Tensor: return torch.empty_strided(*rest[:2], dtype=rest[2], device=rest[3])
+    return tuple(map(_fresh, rest)) if kind is tuple else rest[0]
+
+def _call_key(func, args, kwargs):
+    "Key of a call in `_outputs`; None if the function changes or returns an argument"
+    schema = func._schema
+    if schema.is_mutable or any(o.alias_info for o in schema.returns): return None
+    key = func, _form(args), _form([*kwargs.items()])
+    try: return hash(key) and key
+    except TypeError: return None
 
 # %% ../../nbs/forecast/00_flops.ipynb #37f742df
 def _tensors(values):
@@ -93,6 +104,24 @@ def _tensors(values):
     for o in values:
         if isinstance(o, torch.Tensor): yield o
         elif isinstance(o, (list, tuple)): yield from _tensors(o)
+
+@patch
+def _track(self:Counting, tensor):
+    "Count the memory of a tensor until it is freed; return the new bytes"
+    storage = tensor.untyped_storage()
+    key, size = storage._cdata, storage.nbytes()
+    if key in self.refs or key in self.known: return 0
+    self.refs[key] = weakref.ref(storage, lambda _: self._release(key, size))
+    self.live += size
+    self.made += size
+    self.peak = max(self.peak, self.live)
+    return size
+
+@patch
+def _release(self:Counting, key, size):
+    "Subtract the memory of a freed tensor"
+    self.live -= size
+    self.refs.pop(key, None)
 
 # %% ../../nbs/forecast/00_flops.ipynb #e0cb8b0b
 class _Attention(torch.autograd.Function):
@@ -112,6 +141,7 @@ class _Attention(torch.autograd.Function):
         ctx.counting.ops[ctx.flops * 5 // 2, 0] += 1   # the matrix is recomputed, plus four products
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
 
+# %% ../../nbs/forecast/00_flops.ipynb #230734a4
 _LOW = {F.linear, F.conv2d, torch.matmul, torch.Tensor.matmul, torch.bmm, torch.baddbmm, F.scaled_dot_product_attention}
 _HIGH = {F.group_norm, F.layer_norm, F.softmax, torch.softmax, torch.Tensor.softmax, F.mse_loss}
 
@@ -142,30 +172,33 @@ class Step:
     peak:int # Bytes at the peak
     made:int # Bytes allocated by the forward pass, most of them temporary
 
-def _fast(layer, dtype, x): # What `FastLinear` and `FastConv2d` compute on a device
+def _fast_forward(layer, dtype, x):
+    "Operations of `FastLinear` and `FastConv2d` on a device"
     base, name = layer.base_layer, layer.active_adapters[0]
     dtype = dtype or base.weight.dtype
     bias = None if base.bias is None else base.bias.to(dtype)
     A, B = layer.lora_A[name].weight, layer.lora_B[name].weight
     return LoraProduct.apply(x.to(dtype), base.weight, bias, A, B, layer.scaling[name])
 
-def _checkpoint(denoiser, encoders, on, device): # The second forward pass, too, is done as the device does it
+def _set_checkpointing(denoiser, encoders, on, device):
+    "Turn gradient checkpointing on or off, with the second forward pass in the mode `device`"
     again = dict(use_reentrant=False, context_fn=lambda: (nullcontext(), device))
     if on: denoiser.enable_gradient_checkpointing(partial(checkpoint, **again))
     else: denoiser.disable_gradient_checkpointing()
     for o in encoders.values(): o.activation_checkpointing_enable(again) if on else o.activation_checkpointing_disable()
 
+# %% ../../nbs/forecast/00_flops.ipynb #06dd4e9a
 def _one_step(
-    denoiser, encoders, # Copies on the meta device
-    n:int, # Pictures
-    latent_size, tokens, family, checkpointing, autocast, # As in `count_step`
-) -> Step: # Of `n` pictures
-    "Do a step on the meta device"
+    denoiser, encoders, # Copies of the models on the meta device
+    n:int, # Number of images
+    latent_size, tokens, family, checkpointing, autocast, # Parameters of `count_step`
+) -> Step: # Counts for `n` images
+    "Run a step on the meta device"
     for m in (denoiser, *encoders.values()):
         for p in m.parameters(): p.grad = torch.empty_like(p) if p.requires_grad else None
     counting, dtype = Counting(denoiser, *encoders.values()), torch.float32 if autocast else denoiser.dtype
     device = _LikeADevice(counting, autocast)
-    _checkpoint(denoiser, encoders, checkpointing, device)
+    _set_checkpointing(denoiser, encoders, checkpointing, device)
     make, shapes = partial(torch.zeros, device='meta'), family.input_shapes(denoiser, tokens)
     channels = denoiser.config.in_channels
     levels, ids = make(n, dtype=torch.long), make(n, max(1, len(encoders)), tokens, dtype=torch.long)
@@ -184,20 +217,21 @@ def _one_step(
 
 # %% ../../nbs/forecast/00_flops.ipynb #72a329f6
 def count_step(
-    denoiser, # With adapters, on any device; nothing happens to it
+    denoiser, # Denoiser with adapters, on any device; it is not changed
     latent_size:tuple[int, int], # Height and width of the latents
-    tokens:int=77, # Tokens of a prompt
-    family:Family|None=None, # Its family; None goes by the denoiser
-    text_encoders:Mapping[str,Any]|None=None, # Those that are trained, by diffusers' names: all or none
-    checkpointing:bool=False, # Compute activations twice to save memory?
-    autocast:torch.dtype|None=None, # Precision of mixed precision; None computes in the weights' own
-) -> Step: # What it does and needs
-    "Count a training step, without doing it"
+    tokens:int=77, # Tokens per prompt
+    family:Family|None=None, # Model family; None detects it from the denoiser
+    text_encoders:Mapping[str,Any]|None=None, # Text encoders by diffusers' names, if they are trained
+    checkpointing:bool=False, # Whether gradient checkpointing is on
+    autocast:torch.dtype|None=None, # Precision of mixed precision; None uses that of the weights
+) -> Step: # Operations and memory for one image
+    "Count the operations and the memory of a training step without running it"
     family = family or family_of_denoiser(denoiser)
     if family is None: raise Problem(f'{type(denoiser).__name__} is not the denoiser of a known model family')
-    denoiser, encoders = to_meta(denoiser).train(), {k: to_meta(o).train() for k, o in (text_encoders or {}).items()}
+    denoiser = to_meta(denoiser).train()
+    encoders = {k: to_meta(o).train() for k, o in (text_encoders or {}).items()}
     for o in (o for m in (denoiser, *encoders.values()) for o in m.modules()):
-        if isinstance(o, (FastLinear, FastConv2d)): o.forward = partial(_fast, o, autocast)
+        if isinstance(o, (FastLinear, FastConv2d)): o.forward = partial(_fast_forward, o, autocast)
     return _one_step(denoiser, encoders, 1, latent_size, tokens, family, checkpointing, autocast)
 
 # %% ../../nbs/forecast/00_flops.ipynb #cf535974

@@ -119,6 +119,7 @@ class Output:
             self.part.unlink(missing_ok=True) # left by a killed process
             self._log = open(self.journal, 'a', encoding='utf-8')
 
+# %% ../../nbs/formats/00_output.ipynb #c8f55212
 @contextmanager
 def fill_folder(
     folder:str|Path, # Folder that is new, empty or from the same conversion

@@ -55,6 +55,7 @@ def read_as(
     given = dict(options, notes=notes, keep_others=not asked)
     return find(path, **{k: o for k, o in given.items() if k in inspect.signature(find).parameters})
 
+# %% ../../nbs/formats/09_reading.ipynb #347bc293
 def pick_format(
     path:str|Path, # Folder, `.tar`, `.toml` or `.parquet`, or id of a dataset on the Hub
     from_:str|None, # Format, a key of `formats`; None detects it
@@ -111,7 +112,8 @@ class Reading:
     dataset:Dataset # Rows and what cannot be used; nothing is written
     captions_from:str='' # Source of the captions, e.g. `.caption files`; empty when there are none
     left_out:dict[str,list[str]]=field(default_factory=dict) # Names of what was passed over, by kind
-    foreign:list[str]=field(default_factory=list) # Columns of other programs with the name of a key that automode writes
+    # Columns of other programs with the name of a key that automode writes
+    foreign:list[str]=field(default_factory=list)
     masks:dict[str,str]=field(default_factory=dict) # Mask by the `file_name` of its image
     reasons:dict[str,str]=field(default_factory=dict) # Why a file is left out, by its name
     from_names:set[str]=field(default_factory=set) # `file_name` of each image whose caption is the name of its folder
@@ -158,6 +160,15 @@ def _read_ours(folder:Path, notes:Notes) -> Dataset: # With a row for every imag
     note_unused(Sidecars(folder, images), notes)
     return dataset
 
+def _again(row:dict) -> str:
+    "Explain why the second row of an image is passed over"
+    return f"{row['file_name']!r} has a row already, above; this one says {(row.get('text') or '')[:80]!r}"
+
+def _keep_lines(dataset:Dataset) -> None:
+    "Let `write` keep a copy of the lines of `metadata.jsonl` that are not rows"
+    there = Dataset.read(dataset.folder)
+    dataset._known, dataset._dropped = there._known, there._dropped
+
 def _has_lost_image(row, folder):
     "Tell whether `row` is kept for an image that may come back"
     if len(row) < 2 or row_trouble(row, folder): return False
@@ -189,14 +200,12 @@ def read_folder(
             dataset.bad[found.row['file_name']] = found.reason
             if _has_lost_image(found.row, folder): dataset.rows.append(found.row)
         elif (key := picture_key(found.row)) in known:
-            dataset.bad[f"{found.row['file_name']} again"] = f"{found.row['file_name']!r} has a row already, above; this one says {(found.row.get('text') or '')[:80]!r}"
+            dataset.bad[f"{found.row['file_name']} again"] = _again(found.row)
         elif dataset.path(found.row) == found.source:
             dataset.rows.append(found.row)
             known.add(key)
         else: raise Problem(f"the images of '{path}' are not in it under their names; {advice}")
-    if folder/METADATA != but and (folder/METADATA).is_file():
-        there = Dataset.read(folder)  # so that `write` keeps a copy of lines that are no rows
-        dataset._known, dataset._dropped = there._known, there._dropped
+    if folder/METADATA != but and (folder/METADATA).is_file(): _keep_lines(dataset)
     return summarize(path, seen, dataset, notes)
 
 # %% ../../nbs/formats/09_reading.ipynb #89559d72

@@ -29,8 +29,8 @@ def image_name(
     suffix = path.suffix.lower()
     if suffix not in IMAGE_SUFFIXES:
         with Image.open(io.BytesIO(stored['bytes']) if stored.get('bytes') else stored['path']) as image:
-            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg').replace('mpo',
-                                                                               'jpg')  # a JPEG with a second image, as phones make
+            suffix = f'.{image.format.lower()}'.replace('jpeg', 'jpg')
+            suffix = suffix.replace('mpo', 'jpg')  # a JPEG with a second image, as phones make
     return unique_name(safe_name(path.stem) or f'{n:06}', suffix, taken, whole=True)
 
 # %% ../../nbs/formats/08_stored.ipynb #20fd982a
@@ -57,6 +57,7 @@ def _split_of(file:Path) -> str: # Empty when the name does not say
     match = re.match(r'(train|test|validation|valid|val|dev)(?![a-z])', file.name)
     return match[1] if match else ''
 
+# %% ../../nbs/formats/08_stored.ipynb #0f6d6394
 def _load(path:str|Path) -> dict[str,Any]: # Datasets by split
     "Load a dataset of the Hub, or one that `save_to_disk` wrote"
     try: import datasets
@@ -67,7 +68,9 @@ def _load(path:str|Path) -> dict[str,Any]: # Datasets by split
         loaded = datasets.load_from_disk(str(here)) if here.exists() else datasets.load_dataset(str(path))
     except (OSError, ValueError, TypeError, KeyError, RecursionError, datasets.exceptions.DatasetsError) as e:
         why = next(iter(str(e).splitlines()), type(e).__name__)[:200]
-        what = 'could not be read' if here.exists() else 'is not a folder here and could not be fetched from the Hugging Face hub; check the spelling and the network'
+        what = 'could not be read' if here.exists() else (
+            'is not a folder here and could not be fetched from the Hugging Face hub; '
+            'check the spelling and the network')
         raise Problem(f"'{path}' {what} ({why})") from None
     return dict(loaded) if isinstance(loaded, dict) else {'': loaded}
 
@@ -127,6 +130,7 @@ def _stored_row(row:dict, columns:tuple[str,str], n:int, taken:dict, split:str,
     trouble = form_trouble(new)
     return Found(label, None, f'{label["file_name"]} cannot be used: {trouble}') if trouble else Found(new, source)
 
+# %% ../../nbs/formats/08_stored.ipynb #fc65c63d
 def find_stored(
     path:str|Path, # Id of a dataset on the Hub, folder of `save_to_disk`, Parquet file or folder of them
     text_column:str|None=None, # Column of the captions; None chooses one

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -53,8 +54,8 @@ def digest_weights(
 # %% ../../nbs/inputs/00_cache.ipynb #6b34d62d
 _UNSEALED = b'0'*64 # Placeholder of the seal while the digest is computed
 
-def _digest(data:bytes, key:str) -> bytes: # 64 hexadecimal digits
-    "Digest of a file and of its key"
+def _digest(data:bytes, key:str) -> bytes:
+    "Digest of a file and its key, 64 hexadecimal digits"
     return hashlib.blake2b(data, digest_size=32, key=key.encode()[:64]).hexdigest().encode()
 
 def seal(
@@ -88,7 +89,7 @@ class Store:
         self.trouble, self.damaged = '', set()
         if self.folder is None: return
         try: self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e: self._give_up(e)
+        except OSError as e: self._disable(e)
 
     def __repr__(self): return f"Store({'nowhere' if self.folder is None else str(self.folder)!r})"
 
@@ -96,49 +97,55 @@ class Store:
         "Path of the file of `key`"
         return self.folder/f'{key}.safetensors'
 
-    def _give_up(self, e):
+    def _disable(self, e):
         "Disable the cache"
         self.trouble = (f"'{self.folder}' cannot be written ({e.strerror}), so encoded images and prompts are not "
-                        'cached and will be computed again the next time')
+                      'cached and will be computed again the next time')
         self.folder = None
 
-    def write(self, key, tensors):
-        "Store `tensors` under `key`"
-        if self.folder is None: return
-        try: _put(self.path(key), seal(tensors, key))
-        except OSError as e: self._give_up(e)
+# %% ../../nbs/inputs/00_cache.ipynb #6c5f31db
+@patch
+def write(self:Store, key, tensors):
+    "Store `tensors` under `key`"
+    if self.folder is None: return
+    try: _put(self.path(key), seal(tensors, key))
+    except OSError as e: self._disable(e)
 
-    def read(self, key): # Tensors by name; None if there is no valid entry
-        "Read the entry of `key`"
-        if self.folder is None: return None
-        path = self.path(key)
-        try: tensors = unseal(path.read_bytes(), key)
-        except OSError: return None
-        if tensors is None: self.discard(key)
-        else:
-            with suppress(OSError): os.utime(path)
-        return tensors
-
-    def discard(self, key):
-        "Remove the file of `key`, and count it as damaged"
-        self.damaged.add(key)
-        with suppress(OSError): self.path(key).unlink()
-
-    @property
-    def notes(self): # Sentences for the user
-        "Problems with the folder and its files"
-        num = len(self.damaged)
-        files, was, them = ('files', 'were', 'they are') if num > 1 else ('file', 'was', 'it is')
-        lost = f"{num} {files} in '{self.folder}' {was} damaged or written by an older automode; {them} computed again"
-        return [self.trouble]*bool(self.trouble) + [lost]*bool(num)
-
-    def read_many(self, keys): # Tensors by key and name; missing entries are left out
-        "Read the entries of `keys` in threads"
-        keys = list(dict.fromkeys(keys)) if self.folder else []
-        with ThreadPoolExecutor(4) as pool:
-            return {k: v for k, v in zip(keys, pool.map(self.read, keys)) if v is not None}
+@patch
+def read(self:Store, key): # Tensors by name; None if there is no valid entry
+    "Read the entry of `key`"
+    if self.folder is None: return None
+    path = self.path(key)
+    try: tensors = unseal(path.read_bytes(), key)
+    except OSError: return None
+    if tensors is None: self.discard(key)
+    else:
+        with suppress(OSError): os.utime(path)
+    return tensors
 
 # %% ../../nbs/inputs/00_cache.ipynb #15e69fe4
+@patch
+def discard(self:Store, key):
+    "Remove the file of `key`, and count it as damaged"
+    self.damaged.add(key)
+    with suppress(OSError): self.path(key).unlink()
+
+@patch(as_prop=True)
+def notes(self:Store): # Sentences for the user
+    "Problems with the folder and its files"
+    num = len(self.damaged)
+    files, was, them = ('files', 'were', 'they are') if num > 1 else ('file', 'was', 'it is')
+    lost = f"{num} {files} in '{self.folder}' {was} damaged or written by an older automode; {them} computed again"
+    return [self.trouble]*bool(self.trouble) + [lost]*bool(num)
+
+@patch
+def read_many(self:Store, keys): # Tensors by key and name; missing entries are left out
+    "Read the entries of `keys` in threads"
+    keys = list(dict.fromkeys(keys)) if self.folder else []
+    with ThreadPoolExecutor(4) as pool:
+        return {k: v for k, v in zip(keys, pool.map(self.read, keys)) if v is not None}
+
+# %% ../../nbs/inputs/00_cache.ipynb #eceefbf6
 def _put(path:Path, data:bytes) -> None:
     "Write a file atomically: under a temporary name, then rename it"
     handle, tmp = tempfile.mkstemp(dir=path.parent, prefix='.', suffix='.tmp')
@@ -167,15 +174,16 @@ def clean_cache(
 ) -> int: # Bytes that were freed
     "Remove the least recently used entries until the cache is within its size limit"
     freed, left, found = 0, 0, []
-    ours = re.compile(r'[0-9a-f]{32}\.safetensors|\..*\.tmp')
+    names = re.compile(r'[0-9a-f]{32}\.safetensors|\..*\.tmp')
     for path in as_path(folder).rglob('*'):
         with suppress(OSError):
-            if ours.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            if names.fullmatch(path.name) and path.is_file() and not path.is_symlink():
                 found.append((path.stat(), path))
     for about, path in sorted(found, key=lambda o: -o[0].st_mtime_ns):
-        half = path.suffix == '.tmp'                                  # its process was killed, or is writing
-        left += 0 if half else about.st_size
-        if left <= keep_bytes and not half or half and time.time() - about.st_mtime < 3600: continue
+        is_partial = path.suffix == '.tmp'                            # its process was killed, or is writing
+        left += 0 if is_partial else about.st_size
+        if is_partial and time.time() - about.st_mtime < 3600: continue
+        if left <= keep_bytes and not is_partial: continue
         with suppress(OSError):
             path.unlink()
             freed += about.st_size

@@ -48,6 +48,7 @@ def kind_of(
     whole = [f'lokr_w{i}' in has or {f'lokr_w{i}_a', f'lokr_w{i}_b'} <= has for i in (1, 2)]
     return 'lokr' if all(whole) else None
 
+# %% ../../nbs/lora/01_layers.ipynb #9676232e
 def rank_of(
     tensors:dict, # Tensors of a layer, or objects with their `shape`
 ) -> int|None: # Rank; None for a LoKr stored as two full matrices
@@ -85,6 +86,7 @@ def name_unsupported(
     return ', '.join(f"{k} ({len(v)} tensor{'s' if len(v) > 1 else ''}, first {make_printable(v[0])[:120]})"
                      for k, v in found.items())
 
+# %% ../../nbs/lora/01_layers.ipynb #0351b7a4
 def bundled_embeddings(
     keys:Iterable[str], # Tensor names of a LoRA file
 ) -> list[str]: # Names of the embeddings, sorted
@@ -147,6 +149,7 @@ def read_settings(
     for o in parts.values(): o |= {k: _literal(o.get(k), path) for k in ('rank_pattern', 'alpha_pattern')}
     return parts
 
+# %% ../../nbs/lora/01_layers.ipynb #78b3aa02
 def _literal(patterns:Any, path:str|Path) -> dict[str,tuple[int,Any]]:
     "PEFT's patterns as name suffixes, each with its position; raise a `Problem` for a regular expression"
     if not isinstance(patterns, dict): return {}
@@ -157,6 +160,7 @@ def _literal(patterns:Any, path:str|Path) -> dict[str,tuple[int,Any]]:
                       "convert the file with the program that wrote it")
     return {k: (n, v) for n, (k, v) in enumerate(plain.items())}
 
+# %% ../../nbs/lora/01_layers.ipynb #d0b7fd79
 def alpha_of(
     settings:dict[str,dict], # Settings from `read_settings`
     layer:str, # Layer name
@@ -229,6 +233,7 @@ def _put_alphas(path:str|Path, layers:dict[str,dict[str,torch.Tensor]], metadata
         elif (alpha := alpha_of(settings, layer, rank_of(tensors), path)) not in (None, rank_of(tensors)):
             tensors['alpha'] = torch.tensor(alpha)
 
+# %% ../../nbs/lora/01_layers.ipynb #2d1df028
 def _fits(tensors:dict[str,torch.Tensor]) -> bool:
     "Do the shapes of a layer's factors match?"
     shape = {k: tuple(v.shape) for k, v in tensors.items() if k not in ('alpha', 'dora_scale', 'magnitude')}
@@ -246,6 +251,7 @@ def _fits(tensors:dict[str,torch.Tensor]) -> bool:
     firsts = [k for k in shape if k.startswith(('hada_w1', 'hada_t1'))]
     return all(shape[k] == shape.get(k.replace('1', '2')) for k in firsts) and len(shape.get('lokr_w1', ())) != 4
 
+# %% ../../nbs/lora/01_layers.ipynb #c9294f8b
 def _check_layer(path:str|Path, layer:str, tensors:dict[str,torch.Tensor]) -> None:
     "Raise a `Problem` for missing, non-finite or mismatched tensors"
     if kind_of(tensors) is None:

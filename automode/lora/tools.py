@@ -46,6 +46,7 @@ def info(
 _facts = dict(ss_steps='steps', ss_num_train_images='images', ss_learning_rate='learning rate',
               ss_resolution='resolution', ss_seed='seed', ss_optimizer='optimizer')
 
+# %% ../../nbs/lora/04_tools.ipynb #5400fa34
 def _adapter_lines(found:dict) -> list[str]:
     "Lines on the adapter: kind, rank, layers, names, and the file it was converted from"
     rank = 'full matrices' if found['rank'] is None else f"rank {found['rank']}, alpha {found['alpha']:g}"
@@ -61,6 +62,7 @@ def _adapter_lines(found:dict) -> list[str]:
         lines.append(f'converted: plain LoRA made from {name}, a {kind}{missing}')
     return lines
 
+# %% ../../nbs/lora/04_tools.ipynb #7022d930
 def info_text(
     found:dict, # Result of `info`
     most:int=10, # Number of tags to list
@@ -122,6 +124,7 @@ def _to_diffusers(layers:dict, metadata:dict[str,str], dtype:str) -> tuple[dict[
                  'automode.alphas': json.dumps(alphas), 'automode.dtype': dtype}
     return {f'{part}.{k}': v for part, state in parts.items() for k, v in state.items()}, metadata
 
+# %% ../../nbs/lora/04_tools.ipynb #5ab26f7f
 def convert(
     path:str|Path, # Path of a LoRA file
     out:str|Path, # Path of the new `.safetensors` file
@@ -162,6 +165,7 @@ def _check_weights(paths:Sequence, weights:Sequence[float]|None) -> list[float]:
                       "pass one weight per LoRA")
     return weights
 
+# %% ../../nbs/lora/04_tools.ipynb #bfbf5c6a
 def merge(
     paths:Sequence[str|Path], # Paths of plain LoRA files
     out:str|Path, # Path of the new `.safetensors` file
@@ -238,6 +242,7 @@ def _resize_layer(tensors:dict, rank:int|None=None, energy:float|None=None) -> t
                up=(U[:, :keep]*root).reshape(len(up), keep, *up.shape[2:]), alpha=torch.tensor(float(keep)))
     return new, float(share[keep - 1]) if S.any() else 1.
 
+# %% ../../nbs/lora/04_tools.ipynb #7118b0fa
 def resize(
     path:str|Path, # Path of a plain LoRA file
     out:str|Path, # Path of the new `.safetensors` file

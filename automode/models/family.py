@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Iterable, Mapping, NamedTuple
 
+from fastcore.basics import patch
+
 from ..core import Problem
 from ..options import Option, Options
 
@@ -44,23 +46,25 @@ class ModuleNames:
             if name.startswith(prefix): return f'{self.part}.{name.removeprefix(prefix)}'
         return name if name.startswith(tuple(f'{o}.' for o in self.text_encoders)) else None
 
-    def tensors(
-        self,
-        layers:Mapping[str,Mapping[str,Any]], # Tensors of each layer, by our names
-        dtype:Any, # Precision in the file
-    ) -> dict[str,Any]: # Tensors by their names in the file
-        "Name layers, with the scale folded into `lora_B`"
-        found = {}
-        for layer, parts in layers.items():
-            if 'up' in parts:
-                rank = len(parts['down'])
-                scale = float(parts.get('alpha', rank))/rank
-                folded = {'lora_A.weight': parts['down'], 'lora_B.weight': parts['up']*scale}
-                if 'mid' in parts:
-                    raise Problem(f'{layer} has Tucker factors, which these files cannot hold; leave them out')
-                parts = folded | {k: v for k, v in parts.items() if k not in ('down', 'up', 'alpha')}
-            found |= {f'{layer}.{k}': v.to(dtype) for k, v in parts.items()}
-        return found
+# %% ../../nbs/models/00_family.ipynb #5705eab6
+@patch
+def tensors(
+    self:ModuleNames,
+    layers:Mapping[str,Mapping[str,Any]], # Tensors of each layer, by our names
+    dtype:Any, # Precision in the file
+) -> dict[str,Any]: # Tensors by their names in the file
+    "Name layers, with the scale folded into `lora_B`"
+    found = {}
+    for layer, parts in layers.items():
+        if 'up' in parts:
+            rank = len(parts['down'])
+            scale = float(parts.get('alpha', rank))/rank
+            folded = {'lora_A.weight': parts['down'], 'lora_B.weight': parts['up']*scale}
+            if 'mid' in parts:
+                raise Problem(f'{layer} has Tucker factors, which these files cannot hold; leave them out')
+            parts = folded | {k: v for k, v in parts.items() if k not in ('down', 'up', 'alpha')}
+        found |= {f'{layer}.{k}': v.to(dtype) for k, v in parts.items()}
+    return found
 
 # %% ../../nbs/models/00_family.ipynb #537c3087
 def _never(*args) -> bool:
@@ -166,6 +170,7 @@ def get_family(
     "Find a family by its name"
     return FAMILIES.pick(name).load()
 
+# %% ../../nbs/models/00_family.ipynb #c432c06d
 def families() -> list[Family]: # Later ones first: they are the more particular
     "Every family"
     return [get_family(o) for o in reversed(FAMILIES)]
@@ -201,6 +206,7 @@ def targets_of(
     family = family_of_denoiser(model)
     return family.targets if family else Family.text_targets
 
+# %% ../../nbs/models/00_family.ipynb #2fc2c8e6
 def family_of_lora(
     metadata:Mapping[str,Any], # Metadata of a LoRA file
     layers:Iterable[str]=(), # Our names of its layers

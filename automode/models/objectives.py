@@ -52,6 +52,7 @@ class _Timesteps:
         "Latents and noise, mixed as the schedule says (Ho et al. 2020, equation 4)"
         return self.noise_scheduler.add_noise(latents, noise, levels)
 
+# %% ../../nbs/models/01_objectives.ipynb #e6c4ad92
 class Epsilon(_Timesteps):
     "Predict the noise (Ho et al. 2020, algorithm 1)"
     kind, settings = 'epsilon', ('min_snr_gamma', 'noise_offset', 'prediction_type')
@@ -78,6 +79,7 @@ class Velocity(_Timesteps):
         snr = compute_snr(self.noise_scheduler, levels)
         return snr.clamp(max=min_snr_gamma) / (snr + 1)
 
+# %% ../../nbs/models/01_objectives.ipynb #9ee6a439
 def timestep_objective(
     noise_scheduler:Any, # A `DDPMScheduler`
 ) -> Epsilon|Velocity: # By its `prediction_type`
