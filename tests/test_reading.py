@@ -311,3 +311,11 @@ def test_what_lora_info_finds(tmp_path, capsys):
     assert 'plain LoRA made from style.safetensors, a DoRA, 1.2% of its weight delta missing' in shown
     save_file(good | pair('transformer.layers.0'), tmp_path/'adapter.safetensors')
     assert 'problem: ' in said(capsys, 'lora', 'info', tmp_path/'adapter.safetensors', code=1)
+
+def test_training_names_images_without_a_caption(tmp_path, capsys):
+    write_rows(images(tmp_path/'in', '0.png', '1.png', '2.png')/'metadata.jsonl', [dict(file_name=f'{k}.png', text=f'{WORDS} {k}') for k in range(2)])
+    args = ['train', tmp_path/'in', '--out', tmp_path/'run', '--max_train_steps', 1, '--batch_size', 1, '--rank', 2, '--sample_prompt', '', '--num_validation', 0,
+            '--device', 'cpu']
+    told = said(capsys, *args)
+    assert "left out: '2.png' has no caption" in told and 'note: 1 image without a caption; run: automode caption' in told and 'rejected 1' in told, told
+    said(capsys, *args, '--strict', code=1)
