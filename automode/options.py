@@ -109,7 +109,7 @@ ADAPTERS = Options('adapter',
     Option('lora', 'Two matrices of a low rank (Hu et al. 2021)', 'peft:LoraConfig'),
     Option('loha', 'Hadamard product of two LoRAs (Hyeon-Woo et al. 2022)', 'peft:LoHaConfig',
            allows=_plain_lora | dict(use_rslora=(False,), lora_dropout=(0,))),
-    Option('lokr', 'Kronecker product (Yeh et al. 2024)', 'peft:LoKrConfig',
+    Option('lokr', 'Kronecker product (Yeh et al. 2023)', 'peft:LoKrConfig',
            allows=_plain_lora | dict(use_rslora=(False,), lora_dropout=(0,))))
 
 INITS = Options('init',
@@ -226,11 +226,11 @@ def _conflict(option:Option, setting:str, other:str, value:Any, allowed:tuple) -
 
 def find_conflicts(
     settings:Mapping[str,Any], # Settings by name; None is open
-    registries:Mapping[str,Options]=SETTINGS, # Registry of each setting
+    registries:Mapping[str,Options]|None=None, # Registry of each setting (default: `SETTINGS`)
 ) -> list[str]: # Sentences; empty when all fits
     "Find settings that exclude each other"
     found = []
-    for setting, options in registries.items():
+    for setting, options in (registries or SETTINGS).items():
         option = options.get(settings.get(setting))
         if option is None: continue
         values = {k: settings.get(k) for k in option.allows}
@@ -242,17 +242,17 @@ def find_conflicts(
 # %% ../nbs/options.ipynb #63d0eae3
 def find_missing(
     settings:Mapping[str,Any], # Settings by name
-    registries:Mapping[str,Options]=SETTINGS, # Registry of each setting
+    registries:Mapping[str,Options]|None=None, # Registry of each setting (default: `SETTINGS`)
 ) -> list[str]: # Sentences; empty when all packages are installed
     "Find options whose package is not installed"
-    chosen = [options.get(settings.get(k)) for k, options in registries.items()]
+    chosen = [options.get(settings.get(k)) for k, options in (registries or SETTINGS).items()]
     return [f'{o.name} needs {o.needs}, which is not installed; run: pip install {o.needs}'
             for o in chosen if o and not o.installed]
 
 def find_advice(
     settings:Mapping[str,Any], # Settings by name
-    registries:Mapping[str,Options]=SETTINGS, # Registry of each setting
+    registries:Mapping[str,Options]|None=None, # Registry of each setting (default: `SETTINGS`)
 ) -> list[str]: # Sentences about settings that work but are unusual
     "Collect the advice of the chosen options"
-    chosen = [options.get(settings.get(k)) for k, options in registries.items()]
+    chosen = [options.get(settings.get(k)) for k, options in (registries or SETTINGS).items()]
     return [advice for o in chosen if o and o.advises for advice in o.advises(settings)]

@@ -318,4 +318,5 @@ def test_training_names_images_without_a_caption(tmp_path, capsys):
             '--device', 'cpu']
     told = said(capsys, *args)
     assert "left out: '2.png' has no caption" in told and 'note: 1 image without a caption; run: automode caption' in told and 'rejected 1' in told, told
+    assert 'for photographs use --base' in told
     said(capsys, *args, '--strict', code=1)

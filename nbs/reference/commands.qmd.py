@@ -3,9 +3,13 @@ title: Commands
 description: Every command and its flags, generated from the commands' own help
 ---"""
 # Generated from the parsers when the site is built, so that no flag is missing and none is left over
+import re
+
 from automode.cli.commands import command_parser, commands
 
-def in_table(text): return str(text).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
+def as_code(text): return re.sub(r"(?<![\w`-])(--\w+|'')", r'`\1`', str(text))              # else two dashes become one long one
+
+def in_table(text): return as_code(text).replace('|', '\\|').replace('<', '&lt;').replace('\n', ' ')
 
 def flag_row(action):
     "One flag as a row of a table"
@@ -27,7 +31,7 @@ for name, command in commands.items():
     own = [o for g in parser._action_groups if g.title != 'settings' for o in g._group_actions if o.dest != 'help']
     print('| flag | description |\n|---|---|\n' + '\n'.join(map(flag_row, own)))
     if command.settings: print('\nAll [settings of a training run](#settings) are flags as well.')
-    print(f'\nAfter Ctrl-C: {command.stopped}.')
+    print(f'\nAfter Ctrl-C: {as_code(command.stopped)}.')
 
 print('\n## Settings of a training run {#settings}\n\nFlags of `train` and `run`; in Python, arguments of `train` with the same names. Settings that you leave out are chosen when the run starts and stored in its `config.json`.\n')
 group = next(o for o in command_parser('train')._action_groups if o.title == 'settings')

@@ -24,9 +24,13 @@ Each step reads a folder and writes a folder, so you can run, inspect, stop, res
 | step | reads | writes |
 |---|---|---|
 | `automode caption` | images | `metadata.jsonl` next to them, one row per image |
-| `automode check`, `automode edit`, the review | a dataset | the same rows, edited |
+| `automode check` | a dataset | nothing; it prints what it finds |
+| `automode edit`, the review | a dataset | the same rows, edited |
+| `automode convert` | a dataset in any format | the same in another format |
 | `automode train` | a dataset, a base model | a run: the LoRA, its settings and metrics |
 | `automode generate` | a base model, a LoRA | images |
+| `automode lora` | LoRA files | a converted, resized or merged LoRA |
+| `automode push` | a run | a repository on the Hugging Face Hub |
 | `automode run` | images | all of these: `dataset/`, `run/`, `before_after.png`, `report.html` |
 
 Captions, checkpoints and LoRAs are written atomically: to a temporary file in the same folder, which is flushed and renamed. Logs grow by whole lines, and a truncated line is skipped. A process killed at any time leaves either the old file or the new one, and the next process resumes from there.
@@ -70,14 +74,13 @@ The folder of a training run has these files:
 
 ## Modules
 
-Each module is written, explained, demonstrated and tested in one notebook. A folder is one part of the machine and imports only the folders above it; inside a folder, a module imports only modules with lower numbers. To find a line of code, look for the step it belongs to.
+Each module is written, explained, demonstrated and tested in one notebook. Each folder is one part of automode. It imports only the folders listed before it, and inside a folder a module imports only the modules before it. The steps, the widgets and the command line may import everything. To find a line of code, look for the step it belongs to.
 Importing the modules for images, datasets, caption review and the command line does not load PyTorch.
-
-| module | what it does |
-|---|---|''')
+''')
 sidebar = yaml.safe_load((NBS/'_quarto.yml').read_text())['website']['sidebar']['contents']
 for section in next(o['contents'] for o in sidebar if o.get('section') == 'Modules'):
     patterns = section['contents'] if isinstance(section['contents'], list) else [section['contents']]
+    print(f"\n### {section['section']}\n\n| module | what it does |\n|---|---|")
     for path in (o for pattern in patterns for o in sorted(NBS.glob(pattern))): print(module_row(path))
 print('''
 ## Safety and privacy
