@@ -21,40 +21,40 @@ from .objectives import timestep_objective
 
 # %% ../../nbs/models/07_sd.ipynb #44e652a1
 def encode_tokens(
-    text_encoders:Mapping[str,Any], # The text encoder, as `text_encoder`
+    text_encoders:Mapping[str,Any], # Text encoder, under the name `text_encoder`
     input_ids:torch.Tensor, # Token ids, `(n, 1, tokens)`
 ) -> dict[str,torch.Tensor]: # `hidden`, `(n, tokens, width)`
-    "Encode token ids as the last layer of the text encoder"
+    "Encode token ids with the last layer of the text encoder"
     return dict(hidden=text_encoders['text_encoder'](input_ids[:, 0])[0])
 
 def predict_with_unet(
-    unet:Any, # A unet
-    noisy_latents:torch.Tensor, # `(n, 4, h, w)`
+    unet:Any, # Unet
+    noisy_latents:torch.Tensor, # Noisy latents, `(n, 4, h, w)`
     levels:torch.Tensor, # Timesteps, `(n,)`
-    condition:Mapping[str,torch.Tensor], # `hidden`
-) -> torch.Tensor: # Noise or velocity, as `noisy_latents`
-    "Predict from noisy latents and a prompt"
+    condition:Mapping[str,torch.Tensor], # Prompt embeddings, as `hidden`
+) -> torch.Tensor: # Noise or velocity, with the shape of `noisy_latents`
+    "Predict noise or velocity from noisy latents and a prompt"
     return unet(noisy_latents, levels, condition['hidden'].to(noisy_latents)).sample
 
 def input_shapes(
-    unet:Any, # A unet
-    tokens:int, # Tokens of a prompt
-) -> dict[str,tuple]: # Shape of each tensor of the condition, without the batch
-    "What the unet reads besides noisy latents"
+    unet:Any, # Unet
+    tokens:int, # Number of tokens in a prompt
+) -> dict[str,tuple]: # Shape of each tensor, without the batch
+    "Shapes of the conditioning tensors"
     return dict(hidden=(tokens, unet.config.cross_attention_dim))
 
 # %% ../../nbs/models/07_sd.ipynb #56719f5c
 def make_pipeline(
-    parts:dict[str,Any], # Parts by diffusers' names
-) -> StableDiffusionPipeline: # Without a safety checker
-    "Put parts together as a pipeline"
+    parts:dict[str,Any], # Parts by their names in diffusers
+) -> StableDiffusionPipeline: # Pipeline without a safety checker
+    "Assemble a pipeline from its parts"
     return StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 def lora_metadata(
-    base:Any, # A base model
-    version:str='v1', # Architecture, as `modelspec` calls it
-) -> dict[str,str]: # `ss_*` and `modelspec.*`
-    "What a LoRA file says of its base model"
+    base:Any, # Base model
+    version:str='v1', # Architecture version, as in `modelspec`
+) -> dict[str,str]: # Metadata with `ss_*` and `modelspec.*` keys
+    "LoRA metadata of the base model"
     v = base.objective.kind == 'v_prediction'
     if version == 'v2': version = 'v2-768-v' if v else 'v2-512'
     return {'ss_base_model_version': base.family.name, 'ss_v2': str(base.family.name == 'sd_v2'),
@@ -67,7 +67,7 @@ V2_LAYOUT = Layout(dict(text_encoder=TextPart('cond_stage_model.model.', most_la
 
 # %% ../../nbs/models/07_sd.ipynb #08155579
 def _is_v2(pipeline) -> bool:
-    "Does a pipeline have OpenCLIP's text encoder?"
+    "Check whether a pipeline has OpenCLIP's text encoder"
     return pipeline.text_encoder is not None and pipeline.text_encoder.config.hidden_act == 'gelu'
 
 _shared:dict[str,Any] = LDM | dict(
