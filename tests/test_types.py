@@ -62,9 +62,9 @@ def functions(sources):
     return sorted(found)
 
 def test_the_stubs_say_what_the_modules_say():
-    sources = {o.stem: o.read_text() for o in (ROOT/'automode').glob('*.py')}
+    sources = {o.relative_to(ROOT/'automode').with_suffix('').as_posix(): o.read_text() for o in (ROOT/'automode').rglob('*.py')}
     found = setup.joined(ROOT/'automode')
-    assert {'run', 'dataset', 'review', 'step', 'train'} <= set(found) and '@patch' not in ''.join(found.values())
+    assert {'run', 'data/dataset', 'captions/review', 'training/step', 'train'} <= set(found) and '@patch' not in ''.join(found.values())
     names = lambda texts: sorted(o.name for text in texts for o in ast.walk(ast.parse(text)) if isinstance(o, ast.FunctionDef))
     assert names(found.values()) == names(sources[o] for o in found)
     methods = functions(found.values())
