@@ -317,6 +317,6 @@ def test_training_names_images_without_a_caption(tmp_path, capsys):
     args = ['train', tmp_path/'in', '--out', tmp_path/'run', '--max_train_steps', 1, '--batch_size', 1, '--rank', 2, '--sample_prompt', '', '--num_validation', 0,
             '--device', 'cpu']
     told = said(capsys, *args)
-    assert "left out: '2.png' has no caption" in told and 'note: 1 image without a caption; run: automode caption' in told and 'rejected 1' in told, told
+    assert "left out: '2.png' has no caption" in told and '\n1 image without a caption; run: automode caption' in told and 'rejected 1' in told, told
     assert 'for photographs use --base' in told
     said(capsys, *args, '--strict', code=1)
