@@ -85,7 +85,7 @@ def _tell_syntax(prompts:Iterable[str]) -> None:
     "Print which parts of the prompts have a meaning in other programs only"
     from automode.models.tokens import prompt_syntax
     found = {piece: what for o in prompts for what, piece in prompt_syntax(o).items()}
-    for piece, what in found.items(): print(make_printable(f"note: '{piece}' ({what}) is read letter by letter"))
+    for piece, what in found.items(): print(make_printable(f"note: '{piece}' ({what}) is taken literally"))
 
 # %% ../../nbs/cli/02_commands.ipynb #3a4f9124
 class _PlainOutput:
