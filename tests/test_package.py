@@ -1,5 +1,5 @@
 """The package as a whole: which module may import which, how fast it starts, what its wheel holds"""
-import ast, os, re, shutil, statistics, subprocess, sys, sysconfig, zipfile
+import ast, graphlib, os, re, shutil, statistics, subprocess, sys, sysconfig, zipfile
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ LIGHT = ('captioners.load captioners.options captions.edits captions.history cap
 # --- a folder imports only what stands above it
 
 LAYERS = 'core options data formats captioners captions models lora inputs run training forecast'.split()  # of README's tree
-FRONT = 'widgets', 'cli'                                      # these may import everything above them; the other modules are steps
 
 def numbers():
     "Module -> number of the notebook that it is exported from, inside its folder"
@@ -69,12 +68,20 @@ def test_a_folder_imports_only_what_stands_above_it(module):
     wrong = [o for o in imports_of(module) if not may_import(module, o, number)]
     assert not wrong, f'{module} imports {sorted(wrong)}, which stand below it'
 
+def test_no_modules_import_each_other():
+    "Also not inside of functions, and not over others: this raises where there is a circle"
+    graphlib.TopologicalSorter({o: imports_of(o) for o in MODULES}).prepare()
+
 def test_the_tree_of_the_readme_is_the_order_of_imports():
     tree = re.search(r'```text\n(.*?)```', (ROOT/'README.md').read_text(), re.S)[1]
     shown = [o for line in tree.splitlines() for o in re.split(r' {3,}', line)[0].replace('/', '').split()]
     rooms = {room(o) for o in MODULES}
     assert rooms <= set(shown), rooms - set(shown)
     assert [o for o in shown if o in LAYERS] == LAYERS
+    steps = [o for o in shown if o in rooms - {*LAYERS, 'widgets', 'cli'}]
+    assert shown.index(LAYERS[-1]) < min(map(shown.index, steps)) and max(map(shown.index, steps)) < shown.index('widgets') < shown.index('cli')
+
+def test_light_modules_are_there(): assert set(LIGHT) <= set(MODULES)
 
 def test_the_command_imports_its_steps_inside_of_them(): assert imports_of('cli.commands', at_top=True) <= {'core', 'cli.flags'}
 
@@ -111,7 +118,7 @@ def test_help_names_the_steps():
     text = run(str(Path(sysconfig.get_path('scripts'))/'automode'), '--help')
     assert not {'caption', 'train', 'generate', 'run', 'dreambooth', 'demo'} - set(re.findall(r'\w+', text))
 
-@pytest.mark.parametrize('module', [''] + [f'.{o}' for o in LIGHT if o in MODULES])
+@pytest.mark.parametrize('module', [''] + [f'.{o}' for o in LIGHT])
 def test_light_modules_load_nothing_heavy(module):
     found = run(sys.executable, '-c', f'import sys, automode{module}; print(*[o for o in {HEAVY} if o in sys.modules])').split()
     assert not found, f'automode{module} loads {found}'

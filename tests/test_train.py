@@ -35,7 +35,7 @@ def run(*command, cwd, code=0, timeout=300):
 
 def train(*args, cwd, code=0):
     "Run `automode train` to its end, in a process that has the libraries imported already; what it printed"
-    done = warm.command('train', *args, cwd=cwd)
+    done = warm.command('train', *args, cwd=cwd, env=dict(CUDA_VISIBLE_DEVICES=''))
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -101,8 +101,10 @@ def test_killed_at_random_moments(place):
 
 def test_a_longer_run_goes_on(place):
     "A run that is made longer equals one that was as long from the start, where the schedule does not know the end"
-    train('pictures', '--out', 'longer', *changed(SHORT, max_train_steps=5), cwd=place)
-    assert 'resuming from step 5' in train('pictures', '--out', 'longer', *SHORT, cwd=place)
+    drawing = changed(SHORT, sample_prompt='a rabbit')                 # samples change no weight
+    train('pictures', '--out', 'longer', *changed(drawing, max_train_steps=5), cwd=place)
+    assert 'resuming from step 5' in train('pictures', '--out', 'longer', *drawing, cwd=place)
+    assert len(list((place/'longer/samples').glob('*.png'))) > 1
     assert same(place/'whole/fox.safetensors', place/'longer/fox.safetensors')
 
 def test_its_own_config_is_enough(place):

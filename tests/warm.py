@@ -45,10 +45,14 @@ def run(asked):
         signal.alarm(asked.get('seconds', 0))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for o, name in ((1, 'out'), (2, 'err')): os.dup2(os.open(asked[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND), o)
+        os.environ.update(asked.get('env', {}))
         os.chdir(asked['cwd'])
-        status = test_notebook(asked['notebook']) if 'notebook' in asked else run_command(asked['command'])
+        code = test_notebook(asked['notebook']) if 'notebook' in asked else run_command(asked['command'])
         atexit._run_exitfuncs()
-    except SystemExit as e: status = e.code if isinstance(e.code, int) else int(e.code is not None)
+        status = code
+    except SystemExit as e:
+        if isinstance(e.code, str): print(e.code, file=sys.stderr)
+        status = e.code if isinstance(e.code, int) else int(e.code is not None)
     except BaseException: traceback.print_exc()
     finally:
         for o in (sys.stdout, sys.stderr): o.flush()
@@ -69,11 +73,12 @@ class Warm:
         "Exit status of a notebook, which prints to the file `log`"
         return self.ask(notebook=str(path), cwd=os.getcwd(), out=str(log), err=str(log))
 
-    def command(self, *args, cwd=None):
+    def command(self, *args, cwd=None, env={}):
         "Run `automode` with `args`; what `subprocess.run` returns"
         with tempfile.TemporaryDirectory() as folder:
             out, err = (Path(folder)/o for o in ('out', 'err'))
-            code = self.ask(command=[str(o) for o in args], seconds=300, cwd=str(cwd or os.getcwd()), out=str(out), err=str(err))
+            code = self.ask(command=[str(o) for o in args], seconds=300, env=env, cwd=str(cwd or os.getcwd()), out=str(out), err=str(err))
+            if code == -signal.SIGALRM: raise TimeoutError(f'automode {args} took longer than five minutes: {out.read_text()}{err.read_text()}')
             return SimpleNamespace(returncode=code, stdout=out.read_text(), stderr=err.read_text())
 
 warm = Warm()
