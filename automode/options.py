@@ -230,7 +230,7 @@ def find_conflicts(
 ) -> list[str]: # Sentences; empty when all fits
     "Find settings that exclude each other"
     found = []
-    for setting, options in (registries or SETTINGS).items():
+    for setting, options in (SETTINGS if registries is None else registries).items():
         option = options.get(settings.get(setting))
         if option is None: continue
         values = {k: settings.get(k) for k in option.allows}
@@ -245,7 +245,7 @@ def find_missing(
     registries:Mapping[str,Options]|None=None, # Registry of each setting (default: `SETTINGS`)
 ) -> list[str]: # Sentences; empty when all packages are installed
     "Find options whose package is not installed"
-    chosen = [options.get(settings.get(k)) for k, options in (registries or SETTINGS).items()]
+    chosen = [options.get(settings.get(k)) for k, options in (SETTINGS if registries is None else registries).items()]
     return [f'{o.name} needs {o.needs}, which is not installed; run: pip install {o.needs}'
             for o in chosen if o and not o.installed]
 
@@ -254,5 +254,5 @@ def find_advice(
     registries:Mapping[str,Options]|None=None, # Registry of each setting (default: `SETTINGS`)
 ) -> list[str]: # Sentences about settings that work but are unusual
     "Collect the advice of the chosen options"
-    chosen = [options.get(settings.get(k)) for k, options in (registries or SETTINGS).items()]
+    chosen = [options.get(settings.get(k)) for k, options in (SETTINGS if registries is None else registries).items()]
     return [advice for o in chosen if o and o.advises for advice in o.advises(settings)]

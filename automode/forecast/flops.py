@@ -68,7 +68,7 @@ class Counting(TorchDispatchMode):
         key = _call_key(func, args, kwargs)
         out = _fresh(_outputs[key]) if key in _outputs else func(*args, **kwargs)
         sizes = [self._track(o) for o in _tensors([out])]
-        if key and all(sizes) and key not in _outputs: _outputs[key] = _form(out)
+        if key and sizes and all(sizes) and key not in _outputs: _keep_form(key, out)
         new = sum(sizes)
         count = flop_registry.get(func.overloadpacket)
         flops = count(*args, **kwargs, out_val=out) if count else 0
@@ -90,11 +90,17 @@ def _fresh(form):
     if kind is torch.Tensor: return torch.empty_strided(*rest[:2], dtype=rest[2], device=rest[3])
     return tuple(map(_fresh, rest)) if kind is tuple else rest[0]
 
+def _keep_form(key, out):
+    "Keep the form of tensors on the meta device; others have values"
+    if any(o.device.type != 'meta' for o in _tensors([out])): return
+    if len(_outputs) > 20_000: _outputs.clear()
+    _outputs[key] = _form(out)
+
 def _call_key(func, args, kwargs):
     "Key of a call in `_outputs`; None if the function changes or returns an argument"
     schema = func._schema
     if schema.is_mutable or any(o.alias_info for o in schema.returns): return None
-    key = func, _form(args), _form([*kwargs.items()])
+    key = func, torch.get_default_dtype(), _form(args), _form([*kwargs.items()])
     try: return hash(key) and key
     except TypeError: return None
 

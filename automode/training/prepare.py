@@ -133,7 +133,8 @@ def describe(
              f"{config.adapter}, rank {config.rank}, alpha {config.alpha:g}, {config.optimizer}, "
              f"learning rate {config.learning_rate:g}, on {base!r}",
              f"the first image trains with the prompt: {examples[0].prompt!r}"]
-    lines += [f'left out: {why}' for why in list(plan.bad.values())[:10]]
+    known = sorted(plan.bad.values(), key=lambda o: o.endswith('has no caption'))          # a note counts these
+    lines += [f'left out: {why}' for why in known[:10]]
     if (more := len(plan.bad) - 10) > 0: lines.append(f"left out: {more:,} more, see {plan.folder/'left_out.jsonl'}")
     lines += plan.notes
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
