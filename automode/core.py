@@ -348,9 +348,15 @@ def progress(
     from tqdm.auto import tqdm
     every = .1 if sys.stderr.isatty() or 'ipykernel' in sys.modules else 10.
     if disable: kwargs['disable'] = True
-    bar = tqdm(items, desc=desc, total=total, delay=1., mininterval=every, dynamic_ncols=True, **kwargs)
-    if not bar.disable: bar.last_print_t -= max(0., every - 1)          # the first line is due after a second
-    return bar
+    class Bar(tqdm):
+        "Bar whose first line is due after a second"
+        def hurry(self):
+            if not self.disable: self.last_print_t -= max(0., every - 1)
+            return self
+        def reset(self, total=None):
+            super().reset(total)
+            self.hurry()
+    return Bar(items, desc=desc, total=total, delay=1., mininterval=every, dynamic_ncols=True, **kwargs).hurry()
 
 # %% ../nbs/core.ipynb #a9c1045c
 @contextmanager

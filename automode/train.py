@@ -39,7 +39,7 @@ from .run import Run, write_step
 from .training.config import TrainConfig
 from .training.fast import keep_freed_memory
 from .training.monitor import Validation, generate_samples, is_sharded
-from .training.plan import Plan, check_name, check_same_run, make_plan, start_run
+from .training.plan import Plan, check_name, check_same_run, make_plan, start_run, write_left_out
 from .training.prepare import add_class_images, aside_folder, cache_folder, complete, describe, encode_all
 from .training.prepare import make_accelerator, shard, total_batch_size, try_to_write
 from .training.resume import find_checkpoints
@@ -339,6 +339,7 @@ def prepare(
     base = load_base(plan.base, accelerator.device, 'float32' if precision == 'no' else precision,
                      config.prediction_type, config.quantize)
     plan = complete(add_class_images(plan, base, accelerator), base, accelerator)
+    if accelerator.is_main_process: write_left_out(plan)
     accelerator.print(describe(plan, base, total_batch_size(plan.config, accelerator)))
     prepared = _make_trainer(plan, base, accelerator)
     for o in dict.fromkeys(prepared.plan.notes[len(plan.notes):]): accelerator.print(o)

@@ -40,8 +40,8 @@ def train(*args, cwd, code=0):
     return done.stdout + done.stderr
 
 def told(said):
-    "What a command printed, without the line on how it read the folder"
-    return [o for o in said.splitlines() if not o.startswith('read as: ')]
+    "What a command printed, without the line on how it read the folder, and without notes"
+    return [o for o in said.splitlines() if not o.startswith(('read as: ', 'note: '))]
 
 def changed(args, **values):
     "The same flags, some with other values"
@@ -110,6 +110,7 @@ def test_a_longer_run_goes_on(place):
 def test_its_own_config_is_enough(place):
     (place/'elsewhere').mkdir()
     said = train('--config', '../whole/config.json', '--out', 'again', '--device', 'cpu', cwd=place/'elsewhere')       # its paths are found again
+    assert said.count('note: the starter models') == 1 and said.index('note: the starter models') < said.index('the first image trains')
     assert f"dataset 'pictures' of that run is '{place/'pictures'}'" in said
     assert same(place/'whole/fox.safetensors', place/'elsewhere/again/fox.safetensors')
 
@@ -124,6 +125,18 @@ def test_a_wrong_config_is_one_sentence(place):
     said = train('--config', 'wrong.json', '--out', 'wrong', cwd=place, code=1)
     assert len(told(said)) == 1 and 'wrong.json' in said
     assert not (place/'wrong').exists()
+
+def test_a_message_names_a_file_that_is_there(place, monkeypatch, capsys):
+    "More files are left out than are printed, and the rest is in the file before anything is encoded"
+    import automode.train
+    monkeypatch.chdir(place)
+    shutil.copytree('pictures', 'broken')
+    for n in range(12): (place/f'broken/{n}.png').write_text('not an image')
+    def encode(*args): raise RuntimeError('encoding')
+    monkeypatch.setattr(automode.train, '_make_trainer', encode)
+    with pytest.raises(RuntimeError, match='encoding'): automode.train.train('broken', out='left', token='tiantian', device='cpu')
+    assert 'left out: 2 more, see left/left_out.jsonl' in capsys.readouterr().out
+    assert len((place/'left/left_out.jsonl').read_text().splitlines()) == 12
 
 def test_other_settings_on_the_way_are_said(place):
     "What may change counts from there on, what may not is refused, and nothing is dropped in silence"

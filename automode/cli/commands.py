@@ -280,9 +280,9 @@ def train(
     settings |= dict(dataset=images, base=settings.get('base', 'starter'))
     _check_names(base=settings['base'])
     _show_reading(images, not (settings.get('token') or settings.get('class_word')), strict)
+    _tell_starter(images, base=settings['base'])
     from automode.train import train as train_lora
     run = train_lora(**settings, out=out)
-    _tell_starter(images, base=settings['base'])
     if _is_main():
         print(f'Next: automode generate --base {shell_word(settings["base"])} --lora {shell_word(run.lora)} '
               '--prompt "..." --num_images 4 --out pics')

@@ -250,7 +250,8 @@ def find_examples(
     masks = _masks_beside(dataset.folder)
     bad |= {o['file_name']: reason for o in rows if (reason := _is_mask(dataset.path(o), masks))}
     rows = [o for o in rows if o['file_name'] not in bad]
-    paths = [dataset.path(o) for o in rows]
+    bare = _uncaptioned(dataset, bad) if rows and not (token or class_word) else []
+    paths = [dataset.path(o) for o in (*rows, *bare)]
     facts = _inspect_images(paths, dataset.background, cache_path(dataset.folder, 'looks.json'), notes)
     for row, path, known in zip(rows, paths, facts):
         if isinstance(known, str):
@@ -271,23 +272,18 @@ def find_examples(
         option = f'--masked_loss {shell_word(dataset.folder)}'
         notes.append(f"{counted(len(unused), 'mask')} next to images not used; pass {option} to use them")
     if not found: _explain_nothing(dataset, rows, bad)
-    if token or class_word: return list(found.values()), bad, notes
-    left_out, lacking = _uncaptioned(dataset, bad, masks)
-    if lacking:
+    whys = [_is_mask(o, masks) or (why if isinstance(why, str) else '') for o, why in zip(paths, facts)][len(rows):]
+    bad |= {o['file_name']: why or f"{o['file_name']!r} has no caption" for o, why in zip(bare, whys)}
+    if lacking := whys.count(''):
         notes.append(f"{counted(lacking, 'image')} without a caption; "
                      f"run: automode caption {shell_word(dataset.folder)}")
-    return list(found.values()), bad | left_out, notes
+    return list(found.values()), bad, notes
 
 # %% ../../nbs/inputs/01_examples.ipynb #76536243
-def _uncaptioned(dataset:Dataset, bad:dict[str,str], masks:dict[Path,Path]) -> tuple[dict[str,str], int]:
-    "Reasons to leave out the rows without a caption, and how many of them only lack a caption"
-    rows = [o for o in dataset if o.get('status') != 'excluded' and o['file_name'] not in bad
+def _uncaptioned(dataset:Dataset, bad:dict[str,str]) -> list[dict]:
+    "Rows without a caption that are neither excluded nor in `bad`"
+    return [o for o in dataset if o.get('status') != 'excluded' and o['file_name'] not in bad
             and not (o.get('text') or '').strip()]
-    paths = [dataset.path(o) for o in rows]
-    facts = _inspect_images(paths, dataset.background, cache_path(dataset.folder, 'looks.json'))
-    known = [_is_mask(path, masks) or (fact if isinstance(fact, str) else '') for path, fact in zip(paths, facts)]
-    return ({o['file_name']: why or f"{o['file_name']!r} has no caption" for o, why in zip(rows, known)},
-            known.count(''))
 
 # %% ../../nbs/inputs/01_examples.ipynb #26d5f0b4
 def _usable_rows(dataset:str|Path|Dataset, token:str|None, class_word:str|None) -> tuple[Dataset, list[dict]]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fingerprint', 'check_same_run', 'take_from', 'keep_total_batch_size', 'check_name', 'choose_name', 'Plan',
-           'make_plan', 'start_run']
+           'make_plan', 'write_left_out', 'start_run']
 
 # %% ../../nbs/training/02_plan.ipynb #21f84c86
 import hashlib, json, math, os, unicodedata
@@ -258,13 +258,20 @@ def make_plan(
                 _earlier_names(folder, name))
 
 # %% ../../nbs/training/02_plan.ipynb #df8f443a
+def write_left_out(
+    plan:Plan, # Plan with the unusable files
+) -> None:
+    "Write `left_out.jsonl` with the unusable files, or remove it if there are none"
+    path, rows = plan.folder/'left_out.jsonl', [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
+    if rows: write_whole(path, b''.join(map(format_row, rows)))
+    else: path.unlink(missing_ok=True)
+
 def start_run(
     plan:Plan, # Plan with all settings chosen
     total_batch_size:int, # Images per optimizer step, over all devices
 ) -> None:
     "Write `config.json`, and `left_out.jsonl` with the unusable files"
-    rows = [dict(file_name=k, reason=v) for k, v in plan.bad.items()]
-    if rows: write_whole(plan.folder/'left_out.jsonl', b''.join(map(format_row, rows)))
+    write_left_out(plan)
     path = as_path(plan.base)
     base_path = os.path.abspath(path) if plan.base != 'starter' and path.exists() else None  # for calls from elsewhere
     write_json(plan.folder/'config.json', plan.settings | dict(
