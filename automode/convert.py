@@ -6,7 +6,7 @@
 __all__ = ['Converted', 'convert', 'to_datasets', 'from_datasets']
 
 # %% ../nbs/convert.ipynb #bd9abf44
-import inspect, json, os
+import json, os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Iterable, Iterator
@@ -33,7 +33,7 @@ def _find_wrong(src:Path, out:Path, to:str|None, from_:str|None, options:WriterO
         except Problem as e: yield str(e)
     if options.caption_extension not in ('.txt', '.caption'):
         yield f"caption_extension must be .txt or .caption, got {shorten(repr(options.caption_extension))}"
-    for name in ('repeats', 'shard_pictures', 'shard_bytes'):
+    for name in ('repeats', 'shard_images', 'shard_bytes'):
         value = getattr(options, name)
         if value is None and name == 'repeats': continue
         if type(value) is not int or value < 1:
@@ -164,13 +164,13 @@ def convert(
     repeats:int|None=None, # Repeats of an image per epoch, for kohya (default: as in its row, or 1)
     text_column:str|None=None, # Column of the captions, for imagefolder
     caption_extension:str='.txt', # Suffix of caption files: `.txt` or `.caption`, for kohya and sidecars
-    shard_pictures:int=1000, # Images per `.tar` file, for webdataset
+    shard_images:int=1000, # Images per `.tar` file, for webdataset
     shard_bytes:int=1 << 30, # Approximate size of a `.tar` file in bytes, for webdataset
     link:bool=False, # Make hard links instead of copies, where possible
 ) -> Converted: # Result
     "Convert captioned images from any format to any other; the same call resumes after a kill"
     src, out = as_path(src), as_path(out)
-    options = WriterOptions(token, class_word, repeats, link, caption_extension, shard_pictures, shard_bytes)
+    options = WriterOptions(token, class_word, repeats, link, caption_extension, shard_images, shard_bytes)
     _check_options(src, out, to, from_, options)
     seen = pick_format(src, from_, notes := Notes())
     target = formats[writable().pick(to).name if to else 'automode' if seen.name.startswith('kohya') else 'kohya']

@@ -14,6 +14,7 @@ from .core import Problem, as_html, as_path, read_json, read_rows, write_whole
 from .data.dataset import Dataset, subject_words
 from .data.images import data_uri, open_image
 from .data.rows import STATUSES
+from .run import thin_out
 
 # %% ../nbs/report.ipynb #669cb954
 _colors = '''
@@ -164,11 +165,6 @@ for (const chart of document.querySelectorAll('.chart')) {
   chart.onpointerleave = () => rule.style.display = 'none';
 }'''
 
-def _thin(rows:list, most:int=600) -> list:
-    "Thin out `rows` to about `most`, keeping the last"
-    every = max(1, math.ceil(len(rows)/most))
-    return rows[::every] + ([] if (len(rows) - 1) % every == 0 else rows[-1:])
-
 # %% ../nbs/report.ipynb #764a940b
 def _has_numbers(row:dict, *keys:str) -> bool:
     "Are all of `keys` finite numbers that a chart can show?"
@@ -207,7 +203,7 @@ def _loss_section(metrics:list[dict]) -> str:
     held = [(o['step'], o['validation_loss']) for o in metrics if _has_numbers(o, 'step', 'validation_loss')]
     held = [o for o in held if o[0] >= rows[0]['step']]
     means = _smooth([o['loss'] for o in rows], 1 - min(.5, 10/len(rows)))
-    points = _thin([(o['step'], o['loss'], m) for o, m in zip(rows, means)])
+    points = thin_out([(o['step'], o['loss'], m) for o, m in zip(rows, means)], 600)
     return ('<h2>Training loss</h2><p class="soft">The logged loss (pale) and its moving average, '
             f'from {means[len(means)//20]:.3f} to {means[-1]:.3f}.{_about_held(held)}</p>{_chart(points, held)}')
 
@@ -277,7 +273,7 @@ def _images_section(folder:Path, most:int=8) -> str:
     samples = sorted((folder/'run'/'samples').glob('*.png'))
     if len(samples) > 1:
         html += '<h2>Samples</h2><p class="soft">The same prompts and seeds in the course of the training.</p>'
-        for o in _thin(samples, most):
+        for o in thin_out(samples, most):
             step = o.stem.removeprefix('step-').lstrip('0')
             html += (f'<p>{as_html(f"Step {step}" if step else "Before the first step")}</p><div class="wide">'
                      f'<img class="small" src="{data_uri(open_image(o), 800)}" alt=""></div>')

@@ -34,7 +34,7 @@ def files(folder):
 
 @pytest.mark.parametrize('to', ['kohya', 'webdataset'])
 def test_killed_and_started_again(source, tmp_path, to):
-    options = dict(to=to, class_word='fox', shard_pictures=20)
+    options = dict(to=to, class_word='fox', shard_images=20)
     convert(source, tmp_path/'undisturbed', **options)
     wanted = {k: o.replace(b'undisturbed', b'killed') for k, o in files(tmp_path/'undisturbed').items()}
     out, rng, killed = tmp_path/'killed', random.Random(0), 0
@@ -89,7 +89,7 @@ def test_captionizer_reads_paths_as_we_do():
 
 def test_webdataset_reads_our_shards(source, tmp_path):
     webdataset = pytest.importorskip('webdataset')
-    convert(source, tmp_path/'shards', to='webdataset', shard_pictures=70)
+    convert(source, tmp_path/'shards', to='webdataset', shard_images=70)
     shards = sorted(map(str, (tmp_path/'shards').glob('*.tar')))
     read = list(webdataset.WebDataset(shards, shardshuffle=False))
     assert len(shards) == 5 and len(read) == 300
@@ -206,10 +206,10 @@ def test_a_format_is_in_help_errors_completion_and_documentation(dummy, tmp_path
 
 def test_wrong_options_are_named_at_once_before_the_source_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr('automode.formats.reading.detect_format', lambda *args: pytest.fail('the source was read'))
-    with pytest.raises(Problem) as e: convert(tmp_path/'nowhere', tmp_path/'out', to='kohja', repeats=0, shard_pictures='x', caption_extension='.exe')
+    with pytest.raises(Problem) as e: convert(tmp_path/'nowhere', tmp_path/'out', to='kohja', repeats=0, shard_images='x', caption_extension='.exe')
     told = str(e.value).split('; ')
     assert told[1:] == ['did you mean kohya?', "caption_extension must be .txt or .caption, got '.exe'", 'repeats must be a whole number of 1 or more, got 0',
-                        "shard_pictures must be a whole number of 1 or more, got 'x'"]
+                        "shard_images must be a whole number of 1 or more, got 'x'"]
     assert not (tmp_path/'out').exists()
 
 def test_every_format_has_what_the_registry_asks_for():

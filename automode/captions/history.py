@@ -14,7 +14,7 @@ from typing import Any, Iterable
 
 from fastcore.basics import patch
 
-from ..core import Problem, append_row, as_html, as_path, make_printable, parse_json
+from ..core import Problem, append_row, as_html, as_path, counted, make_printable, parse_json
 from ..data.dataset import Dataset
 from ..data.images import data_uri, open_image
 from ..data.lock import lock_dataset, own_path
@@ -41,11 +41,6 @@ def _mark(before:str, after:str, **show) -> str:
         bare = words if kind == 'same' else words.rstrip()
         return show[kind](bare) + words[len(bare):]
     return ''.join(format_run(*o) for o in compare_words(before, after))
-
-# %% ../../nbs/captions/01_history.ipynb #f7ecd542
-def _count(n:int, thing:str='caption') -> str:
-    "Format a number with its noun"
-    return f'{n} {thing}' if n == 1 else f'{n} {thing}s'
 
 # %% ../../nbs/captions/01_history.ipynb #3c8036bd
 def _table_row(dataset:Dataset, name:str, before:str, after:str) -> str:
@@ -245,7 +240,7 @@ def make_changes(
         place = _next_place(dataset.folder)
         line = dict(did='change', what=what, was=was, now=[place, None], changes=held)
         if held: _carry_out(dataset, held, place, line)
-    return Changes(dataset, held, f'changed {_count(len(held))}{_kept_words(kept)}', kept=kept)
+    return Changes(dataset, held, f"changed {counted(len(held), 'caption')}{_kept_words(kept)}", kept=kept)
 
 def _kept_words(kept:list[str]) -> str:
     "Name the captions that were edited in the meantime"
@@ -272,7 +267,7 @@ def _step(dataset:Dataset|str|Path, way:str) -> Changes:
         line = dict(did=way, what=last.get('what', ''), was=was, now=now, of=top['of'] if side else was[0], left=left)
         _carry_out(dataset, changes, place, line)
     done, what = 'redone' if side else 'undone', make_printable(last.get('what', ''))
-    closing = f"{done}: {what}, {_count(len(changes))}{_kept_words(kept)}"
+    closing = f"{done}: {what}, {counted(len(changes), 'caption')}{_kept_words(kept)}"
     return Changes(dataset, changes, closing, kept=kept)
 
 def _turn(changes:dict[str,dict], rows:dict[str,dict], side:int) -> tuple[dict[str,dict],list[str]]:

@@ -14,7 +14,7 @@ from typing import Any, Iterable, Mapping, Sequence
 from PIL import Image, ImageDraw
 
 from ..core import Problem, progress
-from .images import BadImage, crop_box, fit_image, image_grid, open_image, image_size
+from .images import BadImage, fit_image, image_grid, open_image, image_size
 
 # %% ../../nbs/data/02_buckets.ipynb #998a0af1
 def make_buckets(
@@ -67,7 +67,7 @@ def _pick_bucket(
 
 # %% ../../nbs/data/02_buckets.ipynb #409f3738
 def _pick_smaller(size:tuple[int,int], buckets:Sequence[tuple[int,int]], multiple:int) -> tuple[int,int]:
-    "Choose among the buckets that fit into an image and the size of the image rounded down to multiples"
+    "Choose among the buckets that fit and, if none does or it has no more area, the size of the image in multiples"
     longest, area = max(max(o) for o in buckets), max(w*h for w, h in buckets)
     width, height = (max(min(o, longest)//multiple, 1)*multiple for o in size)
     fitting = [o for o in buckets if scale_needed(size, o) <= 1]
@@ -114,13 +114,6 @@ def read_focus(
     if is_pair and all(type(o) in (int, float) and 0 <= o <= 1 for o in focus):
         return (float(focus[0]), float(focus[1])), ''
     return (.5, .5), f'its focus {focus!r} is not two shares from 0 to 1, such as [0.5, 0.2], so the middle is taken'
-
-def _draw_crop(image:Image.Image, bucket:tuple[int,int], focus:tuple[float,float]=(.5, .5)) -> Image.Image:
-    "Gray out what a crop to `bucket` cuts off; `focus` is the point to center, as shares of width and height"
-    left, top, right, bottom = (round(o) for o in crop_box(image.size, bucket, focus))
-    shown = Image.blend(image.convert('RGB'), Image.new('RGB', image.size, 'grey'), .7)
-    shown.paste(image.crop((left, top, right, bottom)), (left, top))
-    return shown
 
 # %% ../../nbs/data/02_buckets.ipynb #bb19ceae
 def draw_buckets(

@@ -214,7 +214,7 @@ _usual_speed = lru_cache(measure_speed) # Measured once per process
 
 def estimate(
     job:Job, # Description of the run
-    speed:Speed|None=None, # Speed of the device; None measures it
+    speed:Speed|None=None, # Speed of the device; None measures that of this device, once per process
 ) -> Estimate: # Estimate with all counts
     "Estimate the memory and the time of a run"
     size = [o * job.vae_scale for o in job.latent_size] if job.vae is not None else None
@@ -352,11 +352,11 @@ def forecast(
     base, # `BaseModel` without adapters
     config, # `TrainConfig` with all settings chosen
     latent_size:tuple[int, int], # Height and width of the largest latents
-    pictures:int, # Number of training images
+    images:int, # Number of training images
     held_out:int=0, # Number of validation images
-    class_pictures:bool=False, # Whether there are class images
+    class_images:bool=False, # Whether there are class images
     autocast:torch.dtype|None=None, # Precision of mixed precision
-    speed:Speed|None=None, # Speed of the device; None measures it
+    speed:Speed|None=None, # Speed of the device; None measures that of this device, once per process
 ) -> Estimate: # Estimate of the run
     "Estimate the memory and the time of a run from its settings"
     denoiser, encoders = to_meta(base.denoiser), {k: to_meta(o) for k, o in base.text_encoders.items()}
@@ -368,8 +368,8 @@ def forecast(
     def times(every): return -(-steps // every) if every else 1
     return estimate(Job(
         denoiser, latent_size, steps, config.batch_size, config.gradient_accumulation_steps, base.vae, encoders,
-        config.train_text_encoder, base.family.tokenize(base.tokenizers, ['']).shape[-1], base.family, class_pictures,
+        config.train_text_encoder, base.family.tokenize(base.tokenizers, ['']).shape[-1], base.family, class_images,
         config.gradient_checkpointing, autocast, config.optimizer, bool(config.ema_decay), config.quantize,
-        pictures * (1 + (config.flip_p > 0)),
+        images * (1 + (config.flip_p > 0)),
         validation=held_out and max(32, held_out) * times(config.validate_every_steps),
         samples=4*20*2 * times(config.save_every_steps), device=base.device), speed)

@@ -41,7 +41,7 @@ class WriterOptions(NamedTuple):
     repeats:int|None=None # Repeats of an image per epoch; None takes those of its row, or 1
     link:bool=False # Make hard links instead of copies?
     caption_extension:str='.txt' # Suffix of caption files for kohya's scripts, `.txt` or `.caption`
-    shard_pictures:int=1000 # Highest number of images in a tar file
+    shard_images:int=1000 # Highest number of images in a tar file
     shard_bytes:int=1 << 30 # Approximate bytes of images in a tar file
 
 # %% ../../nbs/formats/02_export.ipynb #1a7d8e47

@@ -13,8 +13,9 @@ from typing import Any, Callable, Iterable, Iterator
 
 from ..core import Problem, as_path, is_deep, make_printable
 from ..data.dataset import subject_words
+from ..data.rows import MAX_REPEATS
 from .output import Output, safe_name
-from .base import (MAX_REPEATS, OUR_KEYS, Contents, Found, Notes, find_beside, find_others, first_line,
+from .base import (OUR_KEYS, Contents, Found, Notes, find_beside, find_others, first_line,
                               is_usable_name,
                               note_sidecars, repeats_trouble)
 from ..data.images import is_inside

@@ -109,7 +109,7 @@ def _shards(items:Iterable[Found], options:WriterOptions) -> Iterator[list[tuple
     size = 0
     for n, found in enumerate(items):
         bytes_ = _size(found.source)
-        if shard and (len(shard) >= options.shard_pictures or size + bytes_ > options.shard_bytes):
+        if shard and (len(shard) >= options.shard_images or size + bytes_ > options.shard_bytes):
             yield shard
             shard, size = [], 0
         shard.append((n, found))

@@ -22,7 +22,7 @@ from ..data.dataset import Dataset, training_prompt
 from ..data.duplicates import can_hash, group_pairs, hash_image, near_groups
 from ..data.images import IMAGE_SUFFIXES, MAX_PIXELS, _mask_name, _opening, fit_image, list_folder, open_image
 from ..data.images import image_size
-from ..formats.base import MAX_REPEATS
+from ..data.rows import MAX_REPEATS
 from .cache import cache_path, digest_file
 
 # %% ../../nbs/inputs/01_examples.ipynb #9cd96b0f

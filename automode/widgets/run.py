@@ -15,7 +15,7 @@ import anywidget, traitlets
 from fastcore.basics import patch
 
 from ..core import widget_source
-from ..run import Run, running_means
+from ..run import Run, running_means, thin_out
 
 # %% ../../nbs/widgets/01_run.ipynb #584e36d5
 def _key_figures(now:dict) -> list[tuple[str,str]]:
@@ -28,13 +28,6 @@ def _key_figures(now:dict) -> list[tuple[str,str]]:
     return shown + ([('memory', f"{now['memory']/1e9:.2f} GB")] if now['memory'] else [])
 
 # %% ../../nbs/widgets/01_run.ipynb #590f686e
-_MAX_POINTS = 500 # Maximum number of points of a curve
-
-def _thin(rows:list) -> list:
-    "Thin out a curve to at most `_MAX_POINTS` points"
-    step = max(1, -(-len(rows) // _MAX_POINTS))
-    return rows[::-1][::step][::-1]
-
 class RunWidget(anywidget.AnyWidget):
     "Widget that shows a training run in a notebook"
     _esm, _css = widget_source('run')
@@ -67,7 +60,7 @@ def describe(
                  done=f'the LoRA is {self.run.lora}',
                  training='to stop it, interrupt the kernel (■); a checkpoint is kept' if self.own else '')
     return {o: now[o] for o in ('name', 'state', 'step', 'of', 'seconds_left', 'best')} | dict(
-        own=self.own, facts=_key_figures(now), losses=_thin(losses), means=_thin(means), held=_thin(held),
+        own=self.own, facts=_key_figures(now), losses=thin_out(losses), means=thin_out(means), held=thin_out(held),
         message=message or hints[now['state']])
 
 # %% ../../nbs/widgets/01_run.ipynb #ff59bd6d
