@@ -12,7 +12,6 @@ from automode.push import push
 sys.path.insert(0, str(Path(__file__).parent))
 import hub as hubs
 
-pytestmark = pytest.mark.xdist_group('push')
 
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 CAPTIONS = ['tiantian rabbit with my daughter', 'tiantian rabbit at our house', 'tiantian rabbit']

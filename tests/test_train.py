@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from automode.core import asset_path
 from warm import warm
 
-pytestmark = pytest.mark.xdist_group('train')
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 STYLE, SUBJECT = asset_path('samples', 'style'), asset_path('samples', 'subject')
 SHORT = ['--name', 'fox', '--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '8', '--batch_size', '2', '--rank', '2',
