@@ -4,8 +4,7 @@ import json, os, shutil, socket, subprocess, sys, time, urllib.request
 import nbformat, pytest
 
 CHROMIUM = next((o for o in map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome')) if o), None)
-NEEDS_BROWSER = [pytest.mark.xdist_group('browser'),
-                 pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; install it, e.g. 'apt-get install chromium'")]
+NEEDS_BROWSER = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here; install it, e.g. 'apt-get install chromium'")
 SIZES, THEMES = ((1366, 768), (1920, 1080)), ('JupyterLab Light', 'JupyterLab Dark')
 LOOKS = [dict(size=size, theme=theme) for size in SIZES for theme in THEMES]
 

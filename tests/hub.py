@@ -106,7 +106,7 @@ class Answer(BaseHTTPRequestHandler):
 def running():
     "A hub that answers while the block lasts"
     hub = Hub()
-    thread = threading.Thread(target=hub.serve_forever, daemon=True)
+    thread = threading.Thread(target=hub.serve_forever, args=(.01,), daemon=True)     # how often it looks whether it is to end: a wait of every test
     thread.start()
     try: yield hub
     finally:

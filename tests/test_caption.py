@@ -5,7 +5,6 @@ import psutil, pytest
 
 from automode.core import asset_path
 
-pytestmark = pytest.mark.xdist_group('caption')
 NUM = 100
 
 

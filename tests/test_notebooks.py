@@ -40,10 +40,8 @@ def changed(folder, pattern):
                     for p in o.relative_to(top).parts)} for top in (ROOT, folder)]
     return sorted(str(o) for o in here | there if o not in here & there or (ROOT/o).read_bytes() != (folder/o).read_bytes())
 
-@pytest.mark.xdist_group('again')
 def test_clean(again): assert not changed(again, 'nbs/**/*.ipynb'), '`nbdev_clean` was not run'
 
-@pytest.mark.xdist_group('again')
 def test_exported(again): assert not changed(again, 'automode/**/*.py'), '`nbdev_export` was not run, or a module was changed'
 
 

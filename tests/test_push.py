@@ -11,8 +11,8 @@ from automode.core import Problem, asset_path
 from automode.push import push
 sys.path.insert(0, str(Path(__file__).parent))
 import hub as hubs
+from warm import warm
 
-pytestmark = pytest.mark.xdist_group('push')
 
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 CAPTIONS = ['tiantian rabbit with my daughter', 'tiantian rabbit at our house', 'tiantian rabbit']
@@ -24,9 +24,8 @@ def place(tmp_path_factory):
     "A folder with a finished run in it"
     top = tmp_path_factory.mktemp('push')
     pictures = captioned(top/'holiday', CAPTIONS)
-    done = subprocess.run([COMMAND, 'train', str(pictures), '--out', 'tiantian-lora', '--max_train_steps', '2', '--batch_size', '1', '--rank', '2',
-                           '--token', 'tiantian', '--class_word', 'rabbit', '--sample_prompt', 'a picture of tiantian rabbit'],
-                          cwd=top, capture_output=True, text=True)
+    done = warm.command('train', pictures, '--out', 'tiantian-lora', '--max_train_steps', '2', '--batch_size', '1', '--rank', '2',
+                        '--token', 'tiantian', '--class_word', 'rabbit', '--sample_prompt', 'a picture of tiantian rabbit', cwd=top)
     assert done.returncode == 0, done.stderr
     return top
 
@@ -109,7 +108,7 @@ def test_nothing_of_this_machine_or_of_the_captions_is_sent(place, hub):
 def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
     "Without a --sample_prompt, captions are what is drawn on the way, and what is drawn without and with the LoRA"
     captioned(tmp_path/'pictures', PRIVATE)
-    done = automode('run', 'pictures', '--out', 'inky', '--max_train_steps', '2', '--batch_size', '1', '--rank', '2', '--device', 'cpu', cwd=tmp_path)
+    done = warm.command('run', 'pictures', '--out', 'inky', '--max_train_steps', '2', '--batch_size', '1', '--rank', '2', '--device', 'cpu', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     drawn = [tmp_path/'inky'/'before_after.png', *(tmp_path/'inky'/'run'/'samples').glob('*.png')]
     assert len(drawn) > 2 and all(o.lower() in Image.open(path).info['parameters'].lower() for path in drawn for o in PRIVATE)      # so this tests something
@@ -127,7 +126,7 @@ def test_captions_that_were_drawn_are_not_sent(hub, tmp_path):
 
 def test_the_name_of_the_subject_is_no_caption(hub, tmp_path):
     shutil.copytree(asset_path('samples', 'subject'), tmp_path/'pictures')
-    done = automode('train', 'pictures', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2', '--token', 'tiantian',
+    done = warm.command('train', 'pictures', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2', '--token', 'tiantian',
                     '--class_word', 'rabbit', '--device', 'cpu', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     push(tmp_path/'inky', 'me/inky', endpoint=hub.address)
@@ -183,7 +182,7 @@ def test_a_base_that_lies_elsewhere_now(hub, tmp_path, monkeypatch):
     (tmp_path/'models').mkdir()
     shutil.copytree(asset_path('starter_base'), tmp_path/'models'/'mine')
     captioned(tmp_path/'pictures', PRIVATE)
-    done = automode('train', 'pictures', '--base', 'models/mine', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2',
+    done = warm.command('train', 'pictures', '--base', 'models/mine', '--out', 'inky', '--max_train_steps', '1', '--batch_size', '1', '--rank', '2',
                     '--sample_prompt', 'a fox', '--device', 'cpu', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (tmp_path/'models').rename(tmp_path/'moved')

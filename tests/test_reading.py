@@ -9,7 +9,6 @@ from automode.core import asset_path
 from automode.data.dataset import Dataset
 from automode.inputs.examples import find_examples
 
-pytestmark = pytest.mark.xdist_group('reading')                     # one process loads the captioner once
 SAMPLES = sorted(asset_path('samples', 'style').glob('*.png'))
 WORDS = 'my own words'
 

@@ -9,7 +9,7 @@ from automode.cli.commands import command_parser, commands
 from browsing import NEEDS_BROWSER, contrast, keep_picture
 from notebooks import ROOT
 
-pytestmark = [pytest.mark.xdist_group('site'), NEEDS_BROWSER[1],
+pytestmark = [NEEDS_BROWSER,
               pytest.mark.skipif(sys.version_info < (3, 11), reason='smalldocs, which makes the site, needs Python 3.11')]
 PHONE, DESK = dict(width=390, height=844), dict(width=1366, height=768)
 SHOWN = 'index howto/prompts howto/learning reference/commands reference/options reference/glossary reference/design reference/benchmarks train'.split()

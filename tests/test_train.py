@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from automode.core import asset_path
 from warm import warm
 
-pytestmark = pytest.mark.xdist_group('train')
 COMMAND = str(Path(sysconfig.get_path('scripts'))/'automode')
 STYLE, SUBJECT = asset_path('samples', 'style'), asset_path('samples', 'subject')
 SHORT = ['--name', 'fox', '--token', 'tiantian', '--class_word', 'rabbit', '--max_train_steps', '8', '--batch_size', '2', '--rank', '2',
@@ -210,8 +209,7 @@ sys.exit(main())
 
 def launched(processes, *args, kind=('--multi_gpu',)):
     "The command, by several processes, saying who writes"
-    launcher = [sys.executable, '-m', 'accelerate.commands.launch', *kind, '--num_processes', processes, '--main_process_port', 0]
-    return [*(launcher if processes > 1 else [sys.executable]), 'watched.py', 'train', *args]
+    return [sys.executable, '-m', 'accelerate.commands.launch', *kind, '--num_processes', processes, '--main_process_port', 0, 'watched.py', 'train', *args]
 
 TOGETHER = ['shapes', *changed(SHORT, batch_size=1, save_every_steps=4), '--gradient_accumulation_steps', '2', '--ema_decay', '0.9', '--flip_p', '0.5',
             '--class_images', 'class', '--train_text_encoder']
@@ -225,20 +223,21 @@ def shapes(place):
     (place/'watched.py').write_text(WATCHED)
     return place
 
-def go_on(folder, name, processes, **kwargs):
+def go_on(folder, name, processes):
     "Let other processes do the second half again"
     shutil.copytree(folder/name, folder/f'{name}-then-{processes}')
     half = folder/f'{name}-then-{processes}'
     (half/'fox.safetensors').unlink()
     shutil.rmtree(half/'checkpoints/step-000008')
-    said = run(*launched(processes, *TOGETHER, '--out', half.name, **kwargs), cwd=folder)
+    args = [*TOGETHER, '--out', half.name]
+    said = run(*launched(processes, *args), cwd=folder) if processes > 1 else train(*args, cwd=folder)
     assert said.count('resuming from step 4') == 1
     return half
 
 @pytest.fixture(scope='module')
 def one(shapes):
     "What one process makes of four pictures in a step"
-    run(*launched(1, *changed(TOGETHER, batch_size=4, gradient_accumulation_steps=1), '--out', 'one'), cwd=shapes)
+    train(*changed(TOGETHER, batch_size=4, gradient_accumulation_steps=1), '--out', 'one', cwd=shapes)
     return shapes/'one'
 
 def alike(one, other):

@@ -12,7 +12,6 @@ spec = importlib.util.spec_from_file_location('setup_of_automode', ROOT/'setup.p
 setup = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(setup)
 
-pytestmark = pytest.mark.xdist_group('types')
 
 
 @pytest.fixture(scope='module')
