@@ -11,17 +11,18 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 from fastcore.basics import patch
 from PIL import Image
 
 from .captions.folder import open_folder, read_outside
-from .core import Problem, as_html, as_path, counted, find_model, loading, parse_json, progress, read_json
+from .core import Problem, as_html, as_path, counted, find_model, loading, parse_json, progress
 from .data.buckets import assign_buckets, draw_buckets, kept_share, make_buckets, read_focus, scale_needed
 from .data.dataset import METADATA, Dataset, find_metadata, read_taken, training_prompt
 from .data.duplicates import can_hash, hash_image, near_groups, same_files
 from .data.images import BadImage, data_uri, open_image, image_size
-from .models.family import families
+from .models.family import families, family_of_index, read_part
 from .models.tokens import clip_tokenizer, cut_prompts, load_tokenizer, prompt_syntax, room_of
 
 # %% ../nbs/check.ipynb #ed9d4079
@@ -218,6 +219,7 @@ def read_resolution(
     "Find the resolution that a base model was trained at, without loading it"
     path = find_model(base, 'base')
     if isinstance(path, Path) and path.is_file(): return _file_resolution(path)
+    if sizes := _read_sizes(base): return sizes[0]
     unet, vae = (_read_config(path, o, base) for o in ('unet', 'vae'))
     try: edge, parts = unet['sample_size'], len([*vae['block_out_channels']])
     except (KeyError, TypeError): edge, parts = None, 0
@@ -226,10 +228,17 @@ def read_resolution(
 
 def _read_config(path:Path|str, part:str, base:str|Path) -> dict:
     "Read the `config.json` of a part of a model"
-    if isinstance(path, Path): return read_json(path/part/'config.json')
-    with loading(base, 'base'):
-        from huggingface_hub import hf_hub_download
-        return read_json(hf_hub_download(path, f'{part}/config.json'))
+    if isinstance(path, Path): return read_part(path, f'{part}/config.json')
+    with loading(base, 'base'): return read_part(path, f'{part}/config.json')
+
+def _read_sizes(base:str|Path) -> tuple[int,int]|None:
+    "Resolution and required divisor of a transformer, in pixels; None for other models"
+    path = find_model(base, 'base')
+    with loading(base, 'base'): family = family_of_index(path)
+    if family is None: return None
+    from diffusers.configuration_utils import FrozenDict
+    parts = [SimpleNamespace(config=FrozenDict(_read_config(path, o, base))) for o in ('transformer', 'vae')]
+    return family.resolution(*parts), family.multiple(*parts)
 
 # %% ../nbs/check.ipynb #507fcc40
 def _check_tokens(check:Check) -> None:
@@ -309,7 +318,8 @@ def check_dataset(
 ) -> Check: # Findings
     "Check a dataset for problems before training"
     resolution = resolution or read_resolution(base)
-    multiple = multiple or (64 if resolution >= 256 else 16)
+    sizes = None if multiple else _read_sizes(base)
+    multiple = multiple or (sizes[1] if sizes else 64 if resolution >= 256 else 16)
     check = Check(as_path(folder), str(base), resolution, multiple, token, class_word)
     sources = _read_rows(check)
     _check_prompts(check, sources)

@@ -19,7 +19,8 @@ from .core import BaseMismatch, HUB_ID, Problem, as_path, find_model, loading, m
 from .core import pick_device, pick_dtype, progress, quiet
 from .data.images import read_texts, save_png, wrap_text
 from .lora.files import load_lora, read_lora_info
-from .models.family import family_of_pipeline
+from .lora.layers import read_layers
+from .models.family import family_of_lora, family_of_pipeline
 from .models.load import read_pipeline
 from .run import run_folder
 
@@ -89,8 +90,10 @@ def apply_lora(
         models = {o: getattr(pipeline, o) for o in (family.denoiser, *family.text_encoders)}
         try: pipeline.loaded_lora = load_lora(models, found, lora_scale, family)
         except BaseMismatch as e:
-            trained_on = info.get('ss_sd_model_name', 'another model')
-            raise Problem(f"the LoRA '{lora}' was trained on {trained_on}, which is of another kind; give that model as --base") from e
+            trained_on, theirs = info.get('ss_sd_model_name', 'another model'), family_of_lora(info, read_layers(found, say=False)[0])
+            kind = 'of another kind' if theirs is family else f'a {theirs.title} model'
+            raise Problem(f"the LoRA '{lora}' was trained on {trained_on}, which is {kind}; the base is a {family.title} "
+                          'model; give that model as --base') from e
     else:
         _remove_lora(pipeline)
         with loading(found, 'LoRA'): pipeline.load_lora_weights(found, adapter_name='lora', use_safetensors=True)
@@ -144,24 +147,24 @@ def generate_batch(
     jobs:list[tuple[str,int]], # Prompt and seed of each image
     bar=None, # Progress bar that counts steps
     num_inference_steps:int=25, # Denoising steps
-    **settings, # Arguments of the pipeline: `guidance_scale`, `negative_prompt`, `width`, `height`
+    guidance_scale:float=5., # Classifier-free guidance scale; 1 = off
+    negative_prompt:str='', # Negative prompt
+    **size, # `width` and `height`, in pixels
 ) -> list[Image.Image]: # One image per job
     "Generate one batch of images, each from its own seed"
     def _count_step(pipeline, step, timestep, values):
         if bar is not None and step < num_inference_steps: bar.update(len(jobs))
         return values
-    negative = settings.pop('negative_prompt', '') or None
-    generators = [make_generator(seed) for _, seed in jobs]
-    start_noise = family_of_pipeline(pipeline).start_noise
-    latents = start_noise(pipeline, generators, settings.get('height'), settings.get('width'))
+    family, generators = family_of_pipeline(pipeline), [make_generator(seed) for _, seed in jobs]
+    latents = family.start_noise(pipeline, generators, size.get('height'), size.get('width'))
     with torch.inference_mode(), quiet():
         return pipeline(prompt=[o for o, _ in jobs], generator=generators, latents=latents,
-                        num_inference_steps=num_inference_steps, negative_prompt=negative and [negative]*len(jobs),
-                        callback_on_step_end=_count_step, **settings).images
+                        num_inference_steps=num_inference_steps, callback_on_step_end=_count_step,
+                        **family.draw_arguments(pipeline, len(jobs), guidance_scale, negative_prompt), **size).images
 
 # %% ../nbs/generate.ipynb #4f7f233f
 _samplers = dict(DDIM='DDIM', PNDM='PLMS', EulerDiscrete='Euler', EulerAncestralDiscrete='Euler a',
-                 DPMSolverMultistep='DPM++ 2M', UniPCMultistep='UniPC')
+                 FlowMatchEulerDiscrete='Euler', DPMSolverMultistep='DPM++ 2M', UniPCMultistep='UniPC')
 
 def parameters_text(
     pipeline:DiffusionPipeline, # Pipeline that generated the image

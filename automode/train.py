@@ -29,6 +29,7 @@ from .data.dataset import Dataset, subject_words
 from .data.lock import lock_dataset
 from .forecast.estimate import Job, estimate, is_out_of_memory, out_of_memory_advice, room_for
 from .inputs.cache import clean_cache, seal, unseal
+from .inputs.latents import Cache
 from .lora.card import write_card
 from .lora.comfyui import save_workflow
 from .lora.files import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
@@ -385,6 +386,11 @@ def sample_prompts(
     if (asked := plan.config.sample_prompt) is not None: return [asked] if asked else []
     return list(dict.fromkeys(o.prompt for o in plan.examples))[:4]
 
+def _count_rows(cache:Cache) -> int:
+    "Number of token embeddings that the denoiser gets per prompt"
+    if cache.encoded is None: return cache.input_ids.shape[-1]
+    return cache.encoded.most or cache.encoded.parts['hidden'].shape[1]
+
 def _describe_job(prepared:Prepared) -> Job:
     "Count the work that is left"
     trainer, validation, prompts = prepared.trainer, prepared.validation, sample_prompts(prepared.plan)
@@ -400,7 +406,7 @@ def _describe_job(prepared:Prepared) -> Job:
                accumulation=config.gradient_accumulation_steps,
                class_images=trainer.class_order is not None, vae=base.vae,
                text_encoders=base.text_encoders, train_text_encoder=config.train_text_encoder,
-               tokens=cache.input_ids.shape[-1], family=base.family,
+               tokens=_count_rows(cache), family=base.family,
                checkpointing=config.gradient_checkpointing,
                autocast=half if trainer.autocast == accelerator.autocast else None,
                optimizer=config.optimizer,

@@ -134,12 +134,13 @@ def code_of(path):
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant): body[0].value.value = ''
     return ast.unparse(tree)
 
-OWN = *(f'models/{o}.py' for o in ('family', 'sd', 'sdxl', 'ldm', 'ldm_files', 'ldm_names')), '_modidx.py'
+OWN = *(f'models/{o}.py' for o in ('family', 'sd', 'sdxl', 'ldm', 'ldm_files', 'ldm_names', 'flow', 'sd3', 'flux', 'z_image', 'flux2', 'qwen_image',
+                                    'krea2')), '_modidx.py'
 
 @pytest.mark.parametrize('path', [o for o in sorted(PACKAGE.rglob('*.py')) if o.relative_to(PACKAGE).as_posix() not in OWN],
                          ids=lambda o: o.relative_to(PACKAGE).as_posix())
 def test_names_no_family(path):
-    found = [o for o in code_of(path).splitlines() if re.search(r'sdxl|\bsd_v[12]\b|text_encoder_2|\.down_blocks|StableDiffusion', o, re.I)]
+    found = [o for o in code_of(path).splitlines() if re.search(r'sdxl|\bsd_v[12]\b|\bsd3|flux|z_image|qwen_image|krea|text_encoder_2|\.down_blocks|StableDiffusion', o, re.I)]
     assert not found, found
 
 def test_the_family_is_short():

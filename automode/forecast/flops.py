@@ -206,7 +206,7 @@ def _one_step(
     device = _LikeADevice(counting, autocast)
     _set_checkpointing(denoiser, encoders, checkpointing, device)
     make, shapes = partial(torch.zeros, device='meta'), family.input_shapes(denoiser, tokens)
-    channels = denoiser.config.in_channels
+    channels = family.latent_channels(denoiser)
     levels, ids = make(n, dtype=torch.long), make(n, max(1, len(encoders)), tokens, dtype=torch.long)
     with counting, device:
         noisy_latents = torch.empty(n, channels, *latent_size, device='meta')

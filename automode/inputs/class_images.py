@@ -66,9 +66,10 @@ def generate_class_images(
     with progress(missing, f'generating {class_prompt!r}') as bar, quiet(), torch.no_grad():
         for start in range(0, len(missing), batch_size):
             numbers = missing[start:start + batch_size]
-            images = pipeline([class_prompt]*len(numbers), height=size, width=size,
+            images = pipeline(prompt=[class_prompt]*len(numbers), height=size, width=size,
                               num_inference_steps=num_inference_steps,
-                             guidance_scale=guidance_scale, generator=[make_generator(seed, n) for n in numbers]).images
+                              **base.family.draw_arguments(pipeline, len(numbers), guidance_scale),
+                              generator=[make_generator(seed, n) for n in numbers]).images
             for n, image in zip(numbers, images): _keep(image, paths[n], base)
             bar.update(len(numbers))
     return paths

@@ -24,8 +24,9 @@ def target_layers(
     conv:bool=False, # The convolutions of the denoiser too?
 ) -> dict[str, torch.nn.Module]: # Layers by name
     "The layers of `model` that get an adapter"
-    ends = targets_of(model).chosen(conv)
-    return {n: m for n, m in model.named_modules() if any(f'.{n}'.endswith(f'.{o}') for o in ends)}
+    targets = targets_of(model)
+    return {n: m for n, m in model.named_modules()
+            if targets.has(n, conv) and not isinstance(m, torch.nn.ModuleList)}
 
 # %% ../../nbs/lora/00_adapters.ipynb #b71e8dcb
 def _check_adapter(
@@ -76,7 +77,8 @@ def adapter_config(
     alpha, targets = rank if alpha is None else alpha, targets_of(model)
     conv = bool(conv_rank and targets.conv)
     share = math.sqrt(conv_rank / rank) if use_rslora else conv_rank / rank
-    common = dict(r=rank, target_modules=targets.chosen(conv))
+    names = [*target_layers(model, conv)] if targets.within else targets.chosen(conv)
+    common = dict(r=rank, target_modules=names)
     if conv and conv_rank != rank:
         patterns = [o.replace('.', r'\.') for o in targets.conv]
         common |= dict(rank_pattern=dict.fromkeys(patterns, conv_rank),

@@ -70,7 +70,7 @@ _parts = { # The same for incomplete files
         'a text encoder; give the complete model',
     r'^input_blocks\.': 'a unet without the other parts; give the complete model',
     r'transformer_blocks\.0\.|adaln|adaLN|layers\.0\.':
-        'a transformer of another family; give a Stable Diffusion 1.x, 2.x or XL model'}
+        'a transformer without its text encoders and vae; give the diffusers folder or the Hub id of the model'}
 
 # %% ../../nbs/models/06_ldm_files.ipynb #cec3fdf4
 def _is_one_of(kinds, names) -> str|None:
@@ -203,6 +203,11 @@ def sample_size(
     return prediction_type == 'v_prediction' and layout.velocity_size or layout.sample_size
 
 # %% ../../nbs/models/06_ldm_files.ipynb #e1c2bb44
+def _most(name:str) -> int:
+    "Largest plausible number of this name: layers are built one by one, and the bases of rotations take no memory"
+    if 'layers' in name and name != 'max_window_layers': return 64
+    return 10**9 if name == 'rope_theta' else 10**6
+
 def read_config(
     file:Path, # Path of a `config.json` or `scheduler_config.json`
 ) -> dict: # Configuration
@@ -214,8 +219,7 @@ def read_config(
         name, value = todo.pop()
         if isinstance(value, dict): todo += value.items()
         elif isinstance(value, list) and len(value) <= 1000: todo += [(name, o) for o in value]
-        elif isinstance(value, list) or (isinstance(value, (int, float))
-                                         and not abs(value) <= (64 if 'layers' in name else 10**6)):
+        elif isinstance(value, list) or (isinstance(value, (int, float)) and not abs(value) <= _most(name)):
             raise Problem(f"'{file}' has an implausible {make_printable(name)[:60]}, {value!r:.40}; "
                           "download it again")
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Sequence
 
 from ..core import asset_path, find_model, loading
+from .family import Family, family_of_index
 
 # %% ../../nbs/models/03_tokens.ipynb #940e2cd4
 def _byte_letters() -> list[str]:
@@ -36,10 +37,11 @@ def clip_tokenizer(
 # %% ../../nbs/models/03_tokens.ipynb #56edf21f
 def load_tokenizer(
     base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
-) -> Any: # `CLIPTokenizer`
+) -> Any: # Tokenizer from transformers, usually a `CLIPTokenizer`
     "Load only the tokenizer of a base model; for a single file, CLIP's or the one in the folder next to it"
     path = find_model(base, 'base')
     with loading(base, 'base'):
+        if family := family_of_index(path): return _limiting_tokenizer(path, family)
         from transformers import CLIPTokenizer
         if isinstance(path, Path):
             folder = (path.with_suffix('') if path.is_file() else path)/'tokenizer'
@@ -48,6 +50,14 @@ def load_tokenizer(
         from huggingface_hub import hf_hub_download
         hf_hub_download(path, 'tokenizer/tokenizer_config.json')   # offline, this fails once instead of once per file
         return CLIPTokenizer.from_pretrained(path, subfolder='tokenizer')
+
+def _limiting_tokenizer(path:Path|str, family:Family) -> Any:
+    "Load the tokenizer that limits the prompts of a family; its `model_max_length` is that limit"
+    from transformers import AutoTokenizer
+    part, room = family.counts
+    tokenizer = AutoTokenizer.from_pretrained(path, subfolder=part)
+    if room: tokenizer.model_max_length = room + 2
+    return tokenizer
 
 def room_of(
     tokenizer:Any, # Tokenizer from transformers

@@ -9,7 +9,7 @@ __all__ = ['Validation', 'precision', 'is_sharded', 'generate_samples']
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -116,12 +116,13 @@ def generate_samples(
     "Generate an image of each prompt from fixed noise, and write them as a labeled grid"
     edge = resolution - resolution % bucket_multiple(base)
     if guidance_scale is None: guidance_scale = base.family.guidance_scale
-    settings = dict(num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, height=edge, width=edge)
+    settings:dict[str,Any] = dict(num_inference_steps=num_inference_steps, height=edge, width=edge)
     with quiet(), precision(base, accelerator)(), brought_back(base), _without_dropout(base):
         pipeline = as_pipeline(base)
+        settings |= base.family.draw_arguments(pipeline, len(prompts), guidance_scale)
         # one image at a time, or sampling needs more memory than training
         pipeline.vae.enable_slicing()
-        try: images = pipeline(prompts, generator=[make_generator(n) for n in range(len(prompts))], **settings).images
+        try: images = pipeline(prompt=prompts, generator=[make_generator(n) for n in range(len(prompts))], **settings).images
         finally: pipeline.vae.disable_slicing()
     grid = image_grid(images, labels=prompts, cols=len(prompts), size=max(128, min(resolution, 256)))
     if accelerator.is_main_process:

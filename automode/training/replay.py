@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 
 from ..inputs.latents import Cache
+from ..models.family import Family
 from .config import TrainConfig
 
 # %% ../../nbs/training/06_replay.ipynb #5d1f6a07
@@ -71,8 +72,9 @@ def can_replay(
     config:TrainConfig, # Settings of the run
     cache:Cache, # Encoded images and prompts
     accelerator:Accelerator, # Accelerator of the run
+    family:Family, # Model family of the base
 ) -> bool: # Then its steps are captured
     "Can the steps of a run be captured: one GPU that holds the cache, and the same kernels in every step?"
-    alone = accelerator.num_processes == 1 and {accelerator.device.type, cache.weight.device.type} == {'cuda'}
+    alone = family.captures and accelerator.num_processes == 1 and {accelerator.device.type, cache.weight.device.type} == {'cuda'}
     names = 'gradient_checkpointing', 'lora_dropout', 'compile', 'quantize', 'train_text_encoder'
     return alone and not any(getattr(config, o) for o in names)

@@ -53,7 +53,7 @@ class Trainer:
         self.samples_a_step = config.batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         self.order, self.class_order = _step_orders(cache, self.samples_a_step, config.seed)
         self.generator, self.groups = torch.Generator(accelerator.device), cache.bucket.tolist()
-        self.replaying, self.replays = can_replay(config, cache, accelerator), {}
+        self.replaying, self.replays = can_replay(config, cache, accelerator, base.family), {}
         # weights when the losses were last read
         self.finite_weights = [p.detach().clone() for p in self.trainable_parameters]
         self.global_step, self.finite_step, self.losses = 0, 0, []
