@@ -33,7 +33,7 @@ from .inputs.latents import Cache
 from .lora.card import write_card
 from .lora.comfyui import save_workflow
 from .lora.files import lora_metadata, read_lora_info, save_diffusers_lora, save_lora, write_plain
-from .models.load import BaseModel, load_base, set_aside
+from .models.load import BaseModel, load_base, load_denoiser, set_aside
 from .models.objectives import stretch_to_noise
 from .options import OPTIMIZERS
 from .run import Run, write_step
@@ -338,7 +338,7 @@ def prepare(
     "Load the base, choose the open settings, encode, add the adapters, and resume"
     config, precision = plan.config, accelerator.mixed_precision
     base = load_base(plan.base, accelerator.device, 'float32' if precision == 'no' else precision,
-                     config.prediction_type, config.quantize)
+                     config.prediction_type, config.quantize, later=True)
     plan = complete(add_class_images(plan, base, accelerator), base, accelerator)
     if accelerator.is_main_process: write_left_out(plan)
     accelerator.print(describe(plan, base, total_batch_size(plan.config, accelerator)))
@@ -358,10 +358,15 @@ def _make_trainer(plan:Plan, base:BaseModel, accelerator:Accelerator) -> Prepare
         held_out = encode_all(plan, base, accelerator, plan.held_out)
         plan = plan.noting(held_out.notes, held_out.left_out)
         validation = Validation(held_out, config, batch_size=config.batch_size)
-    trainer = Trainer(base, cache, config, accelerator)
+    if base.later:
+        set_aside(base, aside_folder(plan, accelerator))
+        load_denoiser(base)
+        trainer = Trainer(base, cache, config, accelerator)
+    else:
+        trainer = Trainer(base, cache, config, accelerator)
+        set_aside(base, aside_folder(plan, accelerator))                                  # what the trainer does not train
     if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1:
         shard(base, trainer.trainable_parameters, accelerator)
-    set_aside(base, aside_folder(plan, accelerator))
     if config.compile: base.denoiser.compile()
     return Prepared(plan, trainer, validation)
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np, pytest, torch
 from diffusers import DiffusionPipeline, FluxPipeline, Flux2KleinPipeline, QwenImagePipeline
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from automode.check import check_dataset
 from automode.core import Problem, asset_path, quiet
@@ -13,7 +14,7 @@ from automode.generate import generate, load_pipeline
 from automode.lora.adapters import add_adapter, target_layers
 from automode.lora.files import read_lora_info
 from automode.models.family import FAMILIES, get_family
-from automode.models.load import as_pipeline, decode_latents, encode_images, encode_prompts, load_base, predict
+from automode.models.load import as_pipeline, decode_latents, encode_images, encode_prompts, load_base, load_denoiser, predict
 from automode.train import Log, Stopped, train
 from tiny_flow import MAKERS, calls_of, tiny_flow
 
@@ -97,6 +98,24 @@ def test_work_is_counted(made, name):
     add_adapter(denoiser, 4)
     step = count_step(denoiser, (64//base.vae_scale, 64//base.vae_scale), 40, base.family)
     assert step.backward.flops > step.forward.flops > 0
+
+
+def test_transformer_is_loaded_later(made):
+    "Without weights until then, with the same weights afterwards; where a weight is missing, that is an error"
+    whole, base = made('z_image'), load_base(made('z_image').name, 'cpu', later=True)
+    assert base.denoiser.device.type == 'meta' and base.device.type == 'cpu' and repr(base) == repr(whole)
+    condition = encode_prompts(base, ['a red apple'])
+    load_denoiser(base)
+    assert torch.equal(condition['hidden'], encode_prompts(whole, ['a red apple'])['hidden'])
+    for a, b in zip(base.denoiser.parameters(), whole.denoiser.parameters()): assert torch.equal(a, b) and not a.requires_grad
+    assert not load_base('starter', 'cpu', later=True).later
+
+def test_missing_weights_of_a_transformer(tmp_path):
+    folder = tiny_flow('sd3', tmp_path/'sd3')
+    file = next((folder/'transformer').glob('*.safetensors'))
+    save_file(dict([*load_file(file).items()][1:]), file)
+    base = load_base(folder, 'cpu', later=True)
+    with pytest.raises(Problem, match='lacks 1 weights'): load_denoiser(base)
 
 
 # --- a run

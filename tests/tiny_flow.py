@@ -8,6 +8,8 @@ so that a missing layer or normalization changes the result
 import inspect
 from pathlib import Path
 
+from automode.core import asset_path, quiet                    # first, since it silences advice of transformers
+
 import torch
 from diffusers import (AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline,
                        Flux2Transformer2DModel, FluxPipeline, FluxTransformer2DModel, Krea2Pipeline, Krea2Transformer2DModel, QwenImagePipeline,
@@ -15,8 +17,6 @@ from diffusers import (AutoencoderKL, AutoencoderKLFlux2, AutoencoderKLQwenImage
 from transformers import (CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, Qwen2_5_VLConfig,
                           Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM, Qwen3Model, Qwen3VLConfig, Qwen3VLModel,
                           T5Config, T5EncoderModel, T5Tokenizer)
-
-from automode.core import asset_path, quiet
 
 DYNAMIC = dict(use_dynamic_shifting=True, base_shift=.5, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096)
 

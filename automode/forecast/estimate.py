@@ -182,10 +182,10 @@ class Estimate:
 # %% ../../nbs/forecast/01_estimate.ipynb #0cbf7cd8
 @patch(as_prop=True)
 def encoding_memory(self:Estimate) -> int:
-    "Bytes while images are encoded, with all models loaded"
+    "Bytes while images are encoded, with all models loaded except a transformer, which is loaded afterwards"
     job = self.job
     models = sum(_weight_bytes(o) for o in (job.vae, *job.text_encoders.values()))
-    models += _weight_bytes(job.denoiser, job.quantize)
+    if not job.family or job.family.trains_text: models += _weight_bytes(job.denoiser, job.quantize)
     return models + min(job.encode_batch, job.images) * self.encoding[1] + job.cached
 
 @patch(as_prop=True)

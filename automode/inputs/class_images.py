@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..core import Problem, as_path, make_generator, progress, quiet, whole_file, write_json, writing
 from .cache import digest_weights, make_key
-from ..models.load import BaseModel, as_pipeline
+from ..models.load import BaseModel, as_pipeline, load_denoiser
 
 # %% ../../nbs/inputs/03_class_images.ipynb #a69dc24a
 def _class_settings(
@@ -26,6 +26,7 @@ def _class_settings(
     guidance_scale:float, # Guidance scale
 ) -> dict: # Everything the images depend on, and the name of the base
     "Settings of a set of class images, as `class_images.json` records them"
+    load_denoiser(base)
     parts = {base.family.denoiser: base.denoiser, 'vae': base.vae, **base.text_encoders}
     schedule = {k: v for k, v in base.noise_scheduler.config.items() if k[0] != '_'}
     weights = make_key({k: digest_weights(v) for k, v in parts.items()}, schedule)
