@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..core import BaseMismatch, Problem, as_path, make_printable
-from ..models.family import FUSED, Family, family_of_names, names_of, titles
+from ..models.family import FUSED, Family, family_of_names, known_layers, names_of, titles
 
 # %% ../../nbs/lora/01_layers.ipynb #d2533293
 _ends = {'.lora_down.weight': 'down', '.lora_up.weight': 'up', '.lora_mid.weight': 'mid', '.lora_A.weight': 'down',
@@ -185,7 +185,7 @@ def alpha_of(
                       f"{make_printable(repr(stored))[:40]}); download or export the file again")
     return alpha*math.sqrt(rank) if found.get('use_rslora') is True else alpha
 
-# %% ../../nbs/lora/01_layers.ipynb #c6138f18
+# %% ../../nbs/lora/01_layers.ipynb #8fc55db3
 def _read_tensors(path:str|Path) -> tuple[dict[str,dict[str,torch.Tensor]],list[str],list[str],dict[str,str]]:
     "Tensors of each layer, by its name in the file; keys of other tensors; all keys; metadata"
     found:dict[str,dict[str,torch.Tensor]] = {}
@@ -216,8 +216,7 @@ def _unreadable(path:str|Path, keys:list[str], found:dict, metadata:dict[str,str
     "Error for tensors with unknown names: a `BaseMismatch` if they are the layers of another family"
     shapes = _shapes(found)
     theirs = family_of_names(shapes, metadata)
-    count = lambda translator: sum(1 for o in shapes if translator.from_file(o))
-    if names and count(theirs.names(None)) > count(names):
+    if names and known_layers(theirs.names(None), shapes) > known_layers(names, shapes):
         return BaseMismatch(f"'{path}' is a LoRA for {theirs.title}; pass the base model it was trained on")
     return Problem(f"'{path}' has tensors that automode cannot use: {name_unsupported(keys)}; "
                    f"pass a LoRA, LoHa or LoKr for {titles('or')}")
@@ -231,13 +230,14 @@ def read_layers(
     "Read the layers of a LoRA file"
     layers:dict[str,dict[str,torch.Tensor]] = {}
     found, unknown, keys, metadata = _read_tensors(path)
-    translator = names or names_of(_shapes(found))
+    translator, lost = names or names_of(_shapes(found)), set()
     for name, tensors in found.items():
         layer = translator.from_file(name)
-        if not layer: unknown += [o for o in keys if (split_key(o) or ('',))[0] == name]
+        if not layer: lost.add(name)
         elif double := next((o for o in tensors if o in layers.get(layer, ())), None):
             raise Problem(f"'{path}' has two tensors for {double} of {layer}; download or export the file again")
         else: layers.setdefault(layer, {}).update(tensors)
+    unknown += [o for o in keys if lost and (split_key(o) or ('',))[0] in lost]
     if unknown: raise _unreadable(path, unknown, found, metadata, names)
     if not layers:
         raise Problem(f"'{path}' contains no LoRA for {titles('or')}; pass the .safetensors file of a LoRA")
@@ -300,7 +300,7 @@ def _check_layer(path:str|Path, layer:str, tensors:dict[str,torch.Tensor]) -> No
     if tensors.get('alpha', torch.ones(1)).numel() != 1:
         raise Problem(f"the alpha of {layer} in '{path}' must be a single number; download or export the file again")
 
-# %% ../../nbs/lora/01_layers.ipynb #da881085
+# %% ../../nbs/lora/01_layers.ipynb #2390c51d
 def _delta_size(tensors:dict[str,torch.Tensor]) -> tuple[int,int]:
     "Rows of a layer's weight delta and numbers per row, without computing it"
     shape = {k: v.shape for k, v in tensors.items()}
@@ -315,7 +315,7 @@ def _delta_size(tensors:dict[str,torch.Tensor]) -> tuple[int,int]:
     else: two = shape['lokr_w2_a'][0], rest('lokr_w2_b')
     return one[0]*two[0], one[1]*two[1]
 
-# %% ../../nbs/lora/01_layers.ipynb #2825b8e4
+# %% ../../nbs/lora/01_layers.ipynb #f0867842
 def _rows(tensors:dict[str,torch.Tensor], rows:torch.Tensor) -> dict[str,torch.Tensor]:
     "A layer with these rows alone; a LoKr must be a full matrix"
     made = {k: v.clone() for k, v in tensors.items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'FUSED', 'Targets', 'ModuleNames', 'draw_arguments', 'Family', 'Known', 'register', 'get_family',
            'families', 'titles', 'family_of_pipeline', 'family_of_denoiser', 'family_of_index', 'read_part',
-           'targets_of', 'family_of_lora', 'names_of', 'family_of_names', 'layer_name']
+           'targets_of', 'family_of_lora', 'known_layers', 'names_of', 'family_of_names', 'layer_name']
 
 # %% ../../nbs/models/00_family.ipynb #96793a64
 from dataclasses import dataclass
@@ -277,9 +277,11 @@ def family_of_lora(
 
 FUSED = ' + ' # Separator of the names of layers that are one layer in a file
 
-def _count(family:Family, shapes:Mapping[str,float|None]) -> int:
-    "Number of layers in a file that are layers of a family"
-    names = family.names(None)
+def known_layers(
+    names:Any, # Translator of layer names, from a family's `names`
+    shapes:Mapping[str,float|None], # Layer names in a file, each with its output rows per input column, if known
+) -> int: # Number of layers
+    "Count the layers in a file that belong to a family"
     fits = getattr(names, 'fits', lambda name, ratio: True)
     return sum(1 for o, ratio in shapes.items() if names.from_file(o) and fits(o, ratio))
 
@@ -289,7 +291,7 @@ def names_of(
     "Find the translator of a LoRA file: that of the first family that has all layers, else the most of them"
     best, most = None, -1
     for family in map(get_family, FAMILIES):
-        count = _count(family, shapes)
+        count = known_layers(family.names(None), shapes)
         if count > most: best, most = family, count
         if count == len(shapes): break
     return best.names(None)
@@ -299,7 +301,7 @@ def family_of_names(
     metadata:Mapping[str,Any], # Metadata of the file
 ) -> Family: # Family of the base model; the first of several that have as many of the layers
     "Detect the family of a LoRA file by the names and shapes of its layers, then by its metadata"
-    counts = {o: _count(o, shapes) for o in map(get_family, FAMILIES)}
+    counts = {o: known_layers(o.names(None), shapes) for o in map(get_family, FAMILIES)}
     most = [o for o in counts if counts[o] == max(counts.values())]
     names = most[0].names(None)
     ours = [part for o in shapes for part in (names.from_file(o) or '').split(FUSED)]

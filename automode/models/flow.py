@@ -241,7 +241,7 @@ def comfy_nodes(
     if embedded: nodes[11] = 'FluxGuidance', dict(guidance=guidance_scale, conditioning=_wire(3))
     return nodes
 
-# %% ../../nbs/models/09_flow.ipynb #e82334ed
+# %% ../../nbs/models/09_flow.ipynb #8c37ddac
 def _table(native:Mapping[tuple[str,str],Mapping[str,str]]) -> dict[str,str]:
     "Names in diffusers by the names in a file, both with `#` for the number of the block"
     found:dict[str,str] = {}
@@ -272,12 +272,16 @@ class FlowNames(ModuleNames):
     def _find(self, name:str) -> tuple[str,str]:
         "Name in the table, and the number of the block; both '' for other names"
         name = name.removeprefix('base_model.model.')
-        if name.startswith(f'{self.part}.'): return '', ''                          # already a name of diffusers
+        if name.startswith(f'{self.part}.'): return self._look_up(name.removeprefix(f'{self.part}.'), '.', ours=True)
         prefix = next((o for o in (*_flat, *_dotted) if name.startswith(o)), '')
-        mark, name = '_' if prefix in _flat else '.', name.removeprefix(prefix)
-        if name in self.known[mark]: return self.known[mark][name], ''
+        return self._look_up(name.removeprefix(prefix), '_' if prefix in _flat else '.')
+
+    def _look_up(self, name:str, mark:str, ours:bool=False) -> tuple[str,str]:
+        "Result of `_find` for a name without a prefix; with `ours`, names in diffusers only"
         block = re.fullmatch(rf'(.*?\{mark})(\d+)(\{mark}.*)', name)
-        return (self.known[mark].get(f'{block[1]}#{block[3]}', ''), block[2]) if block else ('', '')
+        known = self.known[mark].get(name) or (self.known[mark].get(f'{block[1]}#{block[3]}') if block else '') or ''
+        if ours and self.table.get(known) != known: return '', ''
+        return known, block[2] if block and '#' in known else ''
 
     def from_file(
         self,
@@ -293,8 +297,10 @@ class FlowNames(ModuleNames):
         return plain if plain.startswith(f'{self.part}.') else None
 
     def fits(self, name:str, ratio:float|None) -> bool:
-        "Check the shape of a layer that another family has under the same name"
-        expected = self.ratios.get(self._find(name)[0])
+        "Check that a layer is in the table, or one of a text encoder, and that its shape is not that of another family"
+        known = self._find(name)[0]
+        if not known: return not name.removeprefix('base_model.model.').startswith(f'{self.part}.')
+        expected = self.ratios.get(known)
         return not ratio or not expected or abs(ratio/expected - 1) < .01
 
 def flow_names(

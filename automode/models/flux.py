@@ -64,7 +64,7 @@ def embedded_guidance(
     if negative_prompt: warnings.warn('FLUX.1 has no negative prompt; it is ignored', stacklevel=3)
     return dict(guidance_scale=guidance_scale)
 
-# %% ../../nbs/models/11_flux.ipynb #c701bc6d
+# %% ../../nbs/models/11_flux.ipynb #6bb36f95
 def _double(stream:str, attention:str, out:str, feed:str, norm:str) -> dict[str,str]:
     "Layers of one stream of a block with two"
     return {f'{stream}_mod.lin': f'{norm}.linear', f'{stream}_attn.qkv': attention, f'{stream}_attn.proj': out,

@@ -107,7 +107,7 @@ def embedded_negative(
     with torch.no_grad(): hidden, _ = pipeline.encode_prompt([negative_prompt]*num)
     return settings | dict(negative_prompt_embeds=hidden)
 
-# %% ../../nbs/models/13_flux2.ipynb #4eb592ea
+# %% ../../nbs/models/13_flux2.ipynb #508afc02
 def _double(stream:str, attention:str, out:str, feed:str) -> dict[str,str]:
     "Layers of one stream of a block with two"
     return {f'{stream}_attn.qkv': attention, f'{stream}_attn.proj': out, f'{stream}_mlp.0': f'{feed}.linear_in',

@@ -68,7 +68,7 @@ def input_shapes(
     config = transformer.config
     return dict(hidden=(tokens, config.num_text_layers, config.text_hidden_dim), mask=(tokens,))
 
-# %% ../../nbs/models/15_krea2.ipynb #be42d742
+# %% ../../nbs/models/15_krea2.ipynb #3109b9b8
 _BLOCK = {'attn.wq': 'attn.to_q', 'attn.wk': 'attn.to_k', 'attn.wv': 'attn.to_v', 'attn.wo': 'attn.to_out.0',
           'attn.gate': 'attn.to_gate', 'mlp.gate': 'ff.gate', 'mlp.up': 'ff.up', 'mlp.down': 'ff.down'}
 NATIVE = {('blocks.#.', 'transformer_blocks.#.'): _BLOCK,

@@ -102,7 +102,7 @@ def true_guidance(
     if guidance_scale <= 1: return dict(true_cfg_scale=1.)
     return dict(true_cfg_scale=guidance_scale, negative_prompt=[negative_prompt or ' ']*num)
 
-# %% ../../nbs/models/14_qwen_image.ipynb #b7afd87a
+# %% ../../nbs/models/14_qwen_image.ipynb #ab607028
 NATIVE = {('transformer_blocks.#.', 'transformer_blocks.#.'): {o: o for o in (
     'img_mod.1', 'txt_mod.1', 'attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0', 'attn.add_q_proj',
     'attn.add_k_proj', 'attn.add_v_proj', 'attn.to_add_out', 'img_mlp.net.0.proj', 'img_mlp.net.2',

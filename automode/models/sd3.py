@@ -49,7 +49,7 @@ def input_shapes(
     return dict(hidden=(tokens, transformer.config.joint_attention_dim),
                 pooled=(transformer.config.pooled_projection_dim,))
 
-# %% ../../nbs/models/10_sd3.ipynb #e941afc8
+# %% ../../nbs/models/10_sd3.ipynb #fd20696a
 _STREAM = {'adaLN_modulation.1': 'norm1.linear', 'attn.qkv': 'attn.to_q attn.to_k attn.to_v',
            'attn.proj': 'attn.to_out.0', 'attn2.qkv': 'attn2.to_q attn2.to_k attn2.to_v',
            'attn2.proj': 'attn2.to_out.0', 'mlp.fc1': 'ff.net.0.proj', 'mlp.fc2': 'ff.net.2'}

@@ -46,7 +46,7 @@ def input_shapes(
     "Shapes of the conditioning tensors"
     return dict(hidden=(tokens, transformer.config.cap_feat_dim), mask=(tokens,))
 
-# %% ../../nbs/models/12_z_image.ipynb #3d09c3e4
+# %% ../../nbs/models/12_z_image.ipynb #80d159ac
 _BLOCK = {'attention.qkv': 'attention.to_q attention.to_k attention.to_v', 'attention.out': 'attention.to_out.0',
           **{o: o for o in ('feed_forward.w1', 'feed_forward.w2', 'feed_forward.w3', 'adaLN_modulation.0')}}
 NATIVE = {(f'{o}.#.', f'{o}.#.'): _BLOCK for o in ('layers', 'noise_refiner', 'context_refiner')}
