@@ -19,8 +19,8 @@ from .core import BaseMismatch, HUB_ID, Problem, as_path, find_model, loading, m
 from .core import pick_device, pick_dtype, progress, quiet
 from .data.images import read_texts, save_png, wrap_text
 from .lora.files import load_lora, read_lora_info
-from .lora.layers import read_layers
-from .models.family import family_of_lora, family_of_pipeline
+from .lora.layers import family_of_file
+from .models.family import family_of_pipeline
 from .models.load import read_pipeline
 from .run import run_folder
 
@@ -90,7 +90,7 @@ def apply_lora(
         models = {o: getattr(pipeline, o) for o in (family.denoiser, *family.text_encoders)}
         try: pipeline.loaded_lora = load_lora(models, found, lora_scale, family)
         except BaseMismatch as e:
-            trained_on, theirs = info.get('ss_sd_model_name', 'another model'), family_of_lora(info, read_layers(found, say=False)[0])
+            trained_on, theirs = info.get('ss_sd_model_name', 'another model'), family_of_file(found)
             kind = 'of another kind' if theirs is family else f'a {theirs.title} model'
             raise Problem(f"the LoRA '{lora}' was trained on {trained_on}, which is {kind}; the base is a {family.title} "
                           'model; give that model as --base') from e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['split_key', 'kind_of', 'rank_of', 'name_unsupported', 'bundled_embeddings', 'open_lora', 'read_tensor', 'as_number',
-           'read_settings', 'alpha_of', 'read_layers', 'weight_delta', 'row_norms']
+           'read_settings', 'alpha_of', 'family_of_file', 'read_layers', 'weight_delta', 'row_norms']
 
 # %% ../../nbs/lora/01_layers.ipynb #60e5414c
 import json, math, re, sys
@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from ..core import BaseMismatch, Problem, as_path, make_printable
-from ..models.family import layer_name, titles
+from ..models.family import FUSED, Family, family_of_names, known_layers, names_of, titles
 
 # %% ../../nbs/lora/01_layers.ipynb #d2533293
 _ends = {'.lora_down.weight': 'down', '.lora_up.weight': 'up', '.lora_mid.weight': 'mid', '.lora_A.weight': 'down',
@@ -185,6 +185,42 @@ def alpha_of(
                       f"{make_printable(repr(stored))[:40]}); download or export the file again")
     return alpha*math.sqrt(rank) if found.get('use_rslora') is True else alpha
 
+# %% ../../nbs/lora/01_layers.ipynb #8fc55db3
+def _read_tensors(path:str|Path) -> tuple[dict[str,dict[str,torch.Tensor]],list[str],list[str],dict[str,str]]:
+    "Tensors of each layer, by its name in the file; keys of other tensors; all keys; metadata"
+    found:dict[str,dict[str,torch.Tensor]] = {}
+    with open_lora(path) as f:
+        metadata, keys = f.metadata() or {}, list(f.keys())
+        pairs = {o: split_key(o) for o in keys if not o.startswith('bundle_emb.')}
+        for key, pair in pairs.items():
+            if pair is None: continue
+            name, what = pair
+            if what in found.get(name, ()):
+                raise Problem(f"'{path}' has two tensors for {what} of {name}; download or export the file again")
+            found.setdefault(name, {})[what] = read_tensor(f, path, key)
+    return found, [k for k, v in pairs.items() if v is None], keys, metadata
+
+def _shapes(found:dict[str,dict[str,torch.Tensor]]) -> dict[str,float|None]:
+    "Output rows per input column of each layer, None if it is incomplete"
+    sizes = {k: _delta_size(v) if kind_of(v) and _fits(v) else None for k, v in found.items()}
+    return {k: v and v[0]/v[1] for k, v in sizes.items()}
+
+def family_of_file(
+    path:str|Path, # Path of a LoRA file under any naming
+) -> Family: # Family of the base model
+    "Detect the family of a LoRA file"
+    found, _, _, metadata = _read_tensors(path)
+    return family_of_names(_shapes(found), metadata)
+
+def _unreadable(path:str|Path, keys:list[str], found:dict, metadata:dict[str,str], names) -> Problem:
+    "Error for tensors with unknown names: a `BaseMismatch` if they are the layers of another family"
+    shapes = _shapes(found)
+    theirs = family_of_names(shapes, metadata)
+    if names and known_layers(theirs.names(None), shapes) > known_layers(names, shapes):
+        return BaseMismatch(f"'{path}' is a LoRA for {theirs.title}; pass the base model it was trained on")
+    return Problem(f"'{path}' has tensors that automode cannot use: {name_unsupported(keys)}; "
+                   f"pass a LoRA, LoHa or LoKr for {titles('or')}")
+
 # %% ../../nbs/lora/01_layers.ipynb #55efb6fe
 def read_layers(
     path:str|Path, # Path of a LoRA, LoHa or LoKr file under any naming
@@ -193,23 +229,21 @@ def read_layers(
 ) -> tuple[dict[str,dict[str,torch.Tensor]],dict[str,str]]: # Tensors of each layer, in float32; metadata
     "Read the layers of a LoRA file"
     layers:dict[str,dict[str,torch.Tensor]] = {}
-    unknown, read_name = [], names.from_file if names else layer_name
-    with open_lora(path) as f:
-        metadata, keys = f.metadata() or {}, list(f.keys())
-        for key in keys:
-            if key.startswith('bundle_emb.'): continue
-            found = split_key(key)
-            layer = found and read_name(found[0])
-            if not layer: unknown.append(key)
-            elif found[1] in layers.get(layer, ()):
-                raise Problem(f"'{path}' has two tensors for {found[1]} of {layer}; download or export the file again")
-            else: layers.setdefault(layer, {})[found[1]] = read_tensor(f, path, key)
-    if unknown: raise Problem(f"'{path}' has tensors that automode cannot use: {name_unsupported(unknown)}; "
-                              f"pass a LoRA, LoHa or LoKr for {titles('or')}")
+    found, unknown, keys, metadata = _read_tensors(path)
+    translator, lost = names or names_of(_shapes(found)), set()
+    for name, tensors in found.items():
+        layer = translator.from_file(name)
+        if not layer: lost.add(name)
+        elif double := next((o for o in tensors if o in layers.get(layer, ())), None):
+            raise Problem(f"'{path}' has two tensors for {double} of {layer}; download or export the file again")
+        else: layers.setdefault(layer, {}).update(tensors)
+    unknown += [o for o in keys if lost and (split_key(o) or ('',))[0] in lost]
+    if unknown: raise _unreadable(path, unknown, found, metadata, names)
     if not layers:
         raise Problem(f"'{path}' contains no LoRA for {titles('or')}; pass the .safetensors file of a LoRA")
     for layer, tensors in layers.items(): _check_layer(path, layer, tensors)
     _put_alphas(path, layers, metadata)
+    layers = _unfuse_all(path, layers)
     if metadata.get('automode.dora_norm') != 'base':
         for tensors in layers.values():
             if len(tensors.get('dora_scale', '')) > 1: tensors['magnitude'] = tensors.pop('dora_scale').flatten()
@@ -266,13 +300,7 @@ def _check_layer(path:str|Path, layer:str, tensors:dict[str,torch.Tensor]) -> No
     if tensors.get('alpha', torch.ones(1)).numel() != 1:
         raise Problem(f"the alpha of {layer} in '{path}' must be a single number; download or export the file again")
 
-# %% ../../nbs/lora/01_layers.ipynb #f11133dc
-def _product(tensors:dict[str,torch.Tensor], a:str, b:str, core:str) -> torch.Tensor:
-    "Product of two factors `(out, in)`, or of three `(out, in, h, w)` if there is a Tucker core"
-    if core not in tensors: return tensors[a].flatten(1) @ tensors[b].flatten(1)
-    pattern = 'mnkl,im,nj->ijkl' if a == 'up' else 'mnkl,mi,nj->ijkl'
-    return torch.einsum(pattern, tensors[core], tensors[a].flatten(1), tensors[b].flatten(1))
-
+# %% ../../nbs/lora/01_layers.ipynb #2390c51d
 def _delta_size(tensors:dict[str,torch.Tensor]) -> tuple[int,int]:
     "Rows of a layer's weight delta and numbers per row, without computing it"
     shape = {k: v.shape for k, v in tensors.items()}
@@ -286,6 +314,54 @@ def _delta_size(tensors:dict[str,torch.Tensor]) -> tuple[int,int]:
     elif 'lokr_t2' in shape: two = rest('lokr_w2_a'), rest('lokr_w2_b')*tensors['lokr_t2'][0, 0].numel()
     else: two = shape['lokr_w2_a'][0], rest('lokr_w2_b')
     return one[0]*two[0], one[1]*two[1]
+
+# %% ../../nbs/lora/01_layers.ipynb #f0867842
+def _rows(tensors:dict[str,torch.Tensor], rows:torch.Tensor) -> dict[str,torch.Tensor]:
+    "A layer with these rows alone; a LoKr must be a full matrix"
+    made = {k: v.clone() for k, v in tensors.items()}
+    for o in {'up', 'lokr_w2', 'magnitude', 'dora_scale'} & made.keys(): made[o] = made[o][rows]
+    for i in (1, 2):
+        if f'hada_w{i}_a' not in made: continue
+        made[f'hada_w{i}_a'] = made[f'hada_w{i}_a'][:, rows] if f'hada_t{i}' in made else made[f'hada_w{i}_a'][rows]
+    return made
+
+def _as_matrix(tensors:dict[str,torch.Tensor]) -> dict[str,torch.Tensor]:
+    "A LoKr as a full matrix"
+    lengths = {k: v for k, v in tensors.items() if k in ('magnitude', 'dora_scale')}
+    delta = weight_delta({k: v for k, v in tensors.items() if k not in lengths}, torch.empty(_delta_size(tensors)))
+    return dict(lokr_w1=torch.ones(1, 1), lokr_w2=delta, **lengths)
+
+def _unfuse(path:str|Path, layer:str, tensors:dict[str,torch.Tensor]) -> dict[str,dict[str,torch.Tensor]]:
+    "Layers in one layer of a file: `a + b*4` has five shares of rows, `a~` has its halves swapped if they are square"
+    names = [o.partition('*') for o in layer.removesuffix('~').split(FUSED)]
+    shares, (total, columns) = [int(o[2] or 1) for o in names], _delta_size(tensors)
+    if len(names) == 1 and (layer[-1] != '~' or total != 2*columns): return {names[0][0]: tensors}
+    lengths = [v.numel() for k, v in tensors.items() if k in ('magnitude', 'dora_scale')]
+    if total % sum(shares) or any(o != total for o in lengths):
+        raise BaseMismatch(f"'{path}' does not fit: {layer} is one layer in the file, of {total} rows, "
+                           "which cannot be divided; pass the base model it was trained on")
+    if kind_of(tensors) == 'lokr': tensors = _as_matrix(tensors)
+    rows = torch.arange(total)
+    if len(names) == 1: return {names[0][0]: _rows(tensors, rows.roll(columns))}
+    parts = rows.split([o*total//sum(shares) for o in shares])
+    return {name: _rows(tensors, o) for (name, *_), o in zip(names, parts)}
+
+def _unfuse_all(path:str|Path, layers:dict[str,dict[str,torch.Tensor]]) -> dict[str,dict[str,torch.Tensor]]:
+    "Divide every fused layer"
+    found:dict[str,dict[str,torch.Tensor]] = {}
+    for layer, tensors in layers.items():
+        made = {layer: tensors} if FUSED not in layer and layer[-1] != '~' else _unfuse(path, layer, tensors)
+        if twice := next((o for o in made if o in found), None):
+            raise Problem(f"'{path}' has the layer {twice} twice, once fused with others; export the file again")
+        found |= made
+    return found
+
+# %% ../../nbs/lora/01_layers.ipynb #f11133dc
+def _product(tensors:dict[str,torch.Tensor], a:str, b:str, core:str) -> torch.Tensor:
+    "Product of two factors `(out, in)`, or of three `(out, in, h, w)` if there is a Tucker core"
+    if core not in tensors: return tensors[a].flatten(1) @ tensors[b].flatten(1)
+    pattern = 'mnkl,im,nj->ijkl' if a == 'up' else 'mnkl,mi,nj->ijkl'
+    return torch.einsum(pattern, tensors[core], tensors[a].flatten(1), tensors[b].flatten(1))
 
 # %% ../../nbs/lora/01_layers.ipynb #ccab44c4
 def weight_delta(

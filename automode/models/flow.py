@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FLOW', 'flow_shift', 'flow_objective', 'encode_images', 'decode_latents', 'exactly', 'pack', 'unpack', 'image_ids',
            'tokenize_each', 'own_tokens', 'tokenize_chat', 'pad_tokens', 'valid_tokens', 'limits', 'start_noise',
-           'guidance_from_0', 'lora_metadata', 'comfy_nodes', 'quarter_channels']
+           'guidance_from_0', 'lora_metadata', 'comfy_nodes', 'FlowNames', 'flow_names', 'quarter_channels']
 
 # %% ../../nbs/models/09_flow.ipynb #fbd785e6
-import math
+import math, re
 from functools import lru_cache
 from typing import Any, Callable, Mapping, Sequence
 
@@ -16,8 +16,9 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from ..core import Problem
-from .family import ModuleNames, draw_arguments
+from .family import FUSED, ModuleNames, draw_arguments
 from .ldm import vae_scale
+from .ldm_names import UNetNames
 from .objectives import Flow
 from .tokens import cut_prompts
 
@@ -240,6 +241,77 @@ def comfy_nodes(
     if embedded: nodes[11] = 'FluxGuidance', dict(guidance=guidance_scale, conditioning=_wire(3))
     return nodes
 
+# %% ../../nbs/models/09_flow.ipynb #8c37ddac
+def _table(native:Mapping[tuple[str,str],Mapping[str,str]]) -> dict[str,str]:
+    "Names in diffusers by the names in a file, both with `#` for the number of the block"
+    found:dict[str,str] = {}
+    for (theirs, ours), layers in native.items():
+        for name, fused in layers.items():
+            parts = [f'{ours}{o}' for o in fused.split()]
+            found[f'{theirs}{name}'] = FUSED.join(parts)
+            for o in parts:
+                plain = re.sub(r'~|\*\d+', '', o)
+                found.setdefault(plain, plain)
+    return found
+
+_flat = 'lora_unet_', 'lora_transformer_', 'lycoris_' # Prefixes of names with underscores
+_dotted = 'diffusion_model.', 'model.diffusion_model.' # Prefixes of names with dots
+
+class FlowNames(ModuleNames):
+    "Layer names of a flow family in LoRA files: those of diffusers and of the published code, by a table"
+    def __init__(
+        self,
+        native:Mapping[tuple[str,str],Mapping[str,str]], # Layers by the names of their blocks: see `flow_names`
+        ratios:Mapping[str,float]|None=None, # Output rows per input column of layers that another family has, too
+        text_encoders:tuple[str,...]=(), # Part names of the CLIP text encoders
+    ):
+        super().__init__('transformer', text_encoders)
+        self.table, self.ratios = _table(native), ratios or {}
+        self.known = {mark: {o.replace('.', mark): o for o in self.table} for mark in '._'}
+
+    def _find(self, name:str) -> tuple[str,str]:
+        "Name in the table, and the number of the block; both '' for other names"
+        name = name.removeprefix('base_model.model.')
+        if name.startswith(f'{self.part}.'): return self._look_up(name.removeprefix(f'{self.part}.'), '.', ours=True)
+        prefix = next((o for o in (*_flat, *_dotted) if name.startswith(o)), '')
+        return self._look_up(name.removeprefix(prefix), '_' if prefix in _flat else '.')
+
+    def _look_up(self, name:str, mark:str, ours:bool=False) -> tuple[str,str]:
+        "Result of `_find` for a name without a prefix; with `ours`, names in diffusers only"
+        block = re.fullmatch(rf'(.*?\{mark})(\d+)(\{mark}.*)', name)
+        known = self.known[mark].get(name) or (self.known[mark].get(f'{block[1]}#{block[3]}') if block else '') or ''
+        if ours and self.table.get(known) != known: return '', ''
+        return known, block[2] if block and '#' in known else ''
+
+    def from_file(
+        self,
+        name:str, # Layer name in a file, without `lora_A.weight` or a similar suffix
+    ) -> str|None: # Name in automode; several, joined, for a fused layer; None for a layer of another family
+        "Convert a layer name from a file of any program"
+        if len(name) > 300: return None
+        known, number = self._find(name)
+        if known: return FUSED.join(f"{self.part}.{o.replace('#', number)}" for o in self.table[known].split(FUSED))
+        text = UNetNames().from_file(name)
+        if text and text.split('.')[0] in self.text_encoders: return text
+        plain = name.removeprefix('base_model.model.')
+        return plain if plain.startswith(f'{self.part}.') else None
+
+    def fits(self, name:str, ratio:float|None) -> bool:
+        "Check that a layer is in the table, or one of a text encoder, and that its shape is not that of another family"
+        known = self._find(name)[0]
+        if not known: return not name.removeprefix('base_model.model.').startswith(f'{self.part}.')
+        expected = self.ratios.get(known)
+        return not ratio or not expected or abs(ratio/expected - 1) < .01
+
+def flow_names(
+    native:Mapping[tuple[str,str],Mapping[str,str]], # By the starts of the names in both programs, e.g. `blocks.#.`
+    ratios:Mapping[str,float]|None=None, # Output rows per input column of layers that another family has, too
+    text_encoders:tuple[str,...]=(), # Part names of the CLIP text encoders
+) -> Callable[[Any],FlowNames]: # Function for `Family.names`
+    "Make the translator of a family. A fused layer has several names; `*4` is one with four shares of the rows"
+    names = FlowNames(native, ratios, text_encoders)
+    return lambda transformer: names
+
 # %% ../../nbs/models/09_flow.ipynb #1847bcae
 def _resolution(transformer:Any, vae:Any) -> int:
     "Edge of the training images, in pixels: 128 latents, unless the transformer was made for another number"
@@ -259,6 +331,6 @@ FLOW:dict[str,Any] = dict(
     denoiser='transformer', train_scheduler=FlowMatchEulerDiscreteScheduler,
     draw_scheduler=FlowMatchEulerDiscreteScheduler, encode_images=encode_images, decode_latents=decode_latents,
     objective=flow_objective, start_noise=start_noise, vae_scale=vae_scale, resolution=_resolution, multiple=_multiple,
-    blocks=lambda transformer: transformer.transformer_blocks, names=lambda transformer: ModuleNames(),
+    blocks=lambda transformer: transformer.transformer_blocks,
     trains_text=False, has_half=False, usual_resolution=1024, draw_multiple=16, num_inference_steps=28,
     guidance_scale=4.5, class_guidance_scale=4.5, learning_rate=1e-4)
