@@ -144,6 +144,16 @@ def test_resumes_to_the_same_bits(runs, name):
     whole, resumed = runs(name)
     assert whole.lora.read_bytes() == resumed.lora.read_bytes() and whole.config['learning_rate'] == get_family(name).learning_rate
 
+def test_timestep_sampling(made, runs, tmp_path, capsys):
+    "It changes the noise levels, is kept on resume, and is refused for other values and other models"
+    base, plain = made('z_image').name, runs('z_image')[0]
+    run = train(asset_path('samples', 'style'), base, tmp_path/'run', name='z_image', **SETTINGS | dict(timestep_sampling='shift=1.5'))
+    assert run.lora.read_bytes() != plain.lora.read_bytes() and run.config['timestep_sampling'] == 'shift=1.5'
+    assert 'min_snr_gamma is not used' in capsys.readouterr().out
+    with pytest.raises(Problem, match="timestep_sampling='shift=1.5', not 'uniform'"):
+        train(asset_path('samples', 'style'), base, tmp_path/'run', name='z_image', **SETTINGS | dict(timestep_sampling='uniform'))
+    with pytest.raises(Problem, match='a setting of flow models'): train(asset_path('samples', 'style'), 'starter', tmp_path/'sd', timestep_sampling='uniform', token='a')
+
 @each
 def test_diffusers_reads_the_lora(made, runs, name):
     "Every layer arrives, and the prediction changes as much as with the LoRA in automode"

@@ -24,6 +24,7 @@ from ..core import Problem, as_path, find_model, loading, make_printable, pick_d
 from ..core import quiet, read_json
 from .family import Family, families, family_of_pipeline, titles
 from .ldm_files import read_config, read_single_file
+from .objectives import with_sampling
 from ..options import PREDICTION_TYPES, QUANTIZATIONS, find_missing
 
 # %% ../../nbs/models/16_load.ipynb #7647725f
@@ -38,11 +39,12 @@ class BaseModel:
     tokenizers: dict[str,Any] # Tokenizers, by their names in diffusers
     noise_scheduler: Any # Noise schedule for training
     later: Callable[[],Any]|None = None # Loads the denoiser, which has no weights until then; None: it is loaded
+    timestep_sampling: str|None = None # Distribution of the noise levels in training; None: the family's own
 
     @property
     def objective(self) -> Any:
         "Training objective: prediction target, noise levels and weights"
-        return self.family.objective(self.noise_scheduler)
+        return with_sampling(self.family.objective(self.noise_scheduler), self.timestep_sampling)
     @property
     def parts(self) -> dict[str,Any]:
         "Parts that can have an adapter: denoiser and text encoders, by their names in diffusers"

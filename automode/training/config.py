@@ -43,6 +43,8 @@ class TrainConfig:
     loss:str='l2' # Loss function
     huber_c:float=.1 # Threshold of the Huber loss between squared and absolute error
     min_snr_gamma:float|None=5. # Min-SNR weighting of the timesteps (Hang et al. 2023); 0 turns it off
+    # Noise levels of a flow model: `uniform`, `sigmoid` or `shift=NUMBER` (default: logit-normal with the base's shift)
+    timestep_sampling:str|None=None
     noise_offset:float=0. # Noise offset, for darker and brighter images; 0.05 to 0.1 is usual
     zero_terminal_snr:bool=False # Rescale the noise schedule to zero terminal SNR (Lin et al. 2023); v-prediction only
     prediction_type:str|None=None # Prediction type of the base model (default: the base model's own)

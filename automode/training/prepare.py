@@ -29,7 +29,7 @@ from ..inputs.examples import Example, assign, bucket_multiple
 from ..inputs.latents import Cache, fill_cache, make_cache
 from ..models.family import Family
 from ..models.load import BaseModel, count_tokens
-from ..models.objectives import check_objective
+from ..models.objectives import check_objective, with_sampling
 from ..run import Run
 from .batches import MOST_A_PASS
 from .config import TrainConfig, fill_in
@@ -102,6 +102,8 @@ def _choose(plan:Plan, base:BaseModel, accelerator:Accelerator) -> tuple[TrainCo
     "Settings of the call, the run in the folder, and the defaults, in this order; notes"
     config = take_from(plan.folder, plan.config)
     check_objective(base.objective, config)
+    with_sampling(base.objective, config.timestep_sampling)
+    base.timestep_sampling = config.timestep_sampling
     _check_family(base.family, config)
     config = fill_in(config, len(plan.examples), base, accelerator.num_processes)
     run = Run(plan.folder) if (plan.folder/'config.json').exists() else None
@@ -137,6 +139,8 @@ def describe(
     lines += [f'left out: {why}' for why in known[:10]]
     if (more := len(plan.bad) - 10) > 0: lines.append(f"left out: {more:,} more, see {plan.folder/'left_out.jsonl'}")
     lines += plan.notes
+    if base.objective.kind == 'flow' and config.min_snr_gamma:
+        lines.append('min_snr_gamma is not used: it is not defined for a flow model')
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
     if long:
         lines.append(f"longer than the text encoder reads, and truncated: {counted(len(long), 'prompt')}, e.g. "
