@@ -66,9 +66,14 @@ def test_keys_do_what_they_say(person):
     person.see(lambda: person.row(first)['text'] == 'a drawing of a red axe, b and dd and x')
     person.press('Control+Enter')
     person.see(lambda: person.row(first)['status'] == 'accepted' and person.at != first)
-    person.press('Escape', 'j', 'j', 'k')
-    person.see(lambda: person.text('count').startswith('3 of 24'))
+    here = person.at
+    person.press('Escape', 'j')
+    person.see(lambda: person.at != here and person.text('count').startswith('3 of 24'))
     second = person.at
+    person.press('j')
+    person.see(lambda: person.at != second)
+    person.press('k')
+    person.see(lambda: person.at == second and person.text('count').startswith('3 of 24'))
     person.press('x')
     person.see(lambda: person.row(second)['status'] == 'excluded')
     assert (person.folder/second).exists()
