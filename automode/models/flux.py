@@ -14,6 +14,7 @@ from typing import Any, Mapping
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
 
+from ..core import Problem
 from .family import FAMILIES, Family, Targets
 from .flow import (FLOW, comfy_nodes, flow_names, image_ids, limits, lora_metadata, own_tokens,
                                   pack, quarter_channels, start_noise, tokenize_each, unpack)
@@ -91,6 +92,12 @@ ATTENTION = ('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0', 'attn.add_q
 TARGETS = Targets((*ATTENTION, 'ff.net.0.proj', 'ff.net.2', 'ff_context.net.0.proj', 'ff_context.net.2', 'proj_mlp',
                    'proj_out'), within=('transformer_blocks.', 'single_transformer_blocks.'))
 
+def _check_dev(name:Any, pipeline:Any) -> None:
+    "Raise a `Problem` for schnell, which is distilled; only schnell has no guidance"
+    if not pipeline.transformer.config.guidance_embeds:
+        raise Problem(f"'{name}' is distilled to draw in four steps, which training would break; train on "
+                      'black-forest-labs/FLUX.1-dev')
+
 def _architecture(base:Any) -> str:
     "Name of the variant: only schnell has no guidance"
     return f"flux-1-{'dev' if base.denoiser.config.guidance_embeds else 'schnell'}"
@@ -107,8 +114,8 @@ DEV = 'flux-1-dev-non-commercial-license'
 FLUX = Family(
     **FLOW | dict(guidance_scale=3.5, class_guidance_scale=3.5, start_noise=partial(start_noise, packed=True),
                   blocks=_blocks), name='flux', title=FAMILIES['flux'].help,
-    pipeline=FluxPipeline, make_pipeline=lambda parts: FluxPipeline(**parts), denoiser_class=FluxTransformer2DModel,
-    is_denoiser=lambda model: isinstance(model, FluxTransformer2DModel),
+    check=_check_dev, pipeline=FluxPipeline, make_pipeline=lambda parts: FluxPipeline(**parts),
+    denoiser_class=FluxTransformer2DModel, is_denoiser=lambda model: isinstance(model, FluxTransformer2DModel),
     text_encoders=('text_encoder', 'text_encoder_2'), tokenize=partial(tokenize_each, lengths=TOKENS),
     **limits('tokenizer_2', 511), encode_tokens=encode_tokens, predict=predict_velocity,
     input_shapes=input_shapes, latent_channels=quarter_channels, draw_arguments=embedded_guidance, targets=TARGETS,
