@@ -217,9 +217,13 @@ def read_resolution(
     base:str|Path, # `starter`, a diffusers folder, a `.safetensors` or `.ckpt` file, or a Hugging Face id
 ) -> int: # Edge of a square, in pixels
     "Find the resolution that a base model was trained at, without loading it"
+    sizes = _read_sizes(base)
+    return sizes[0] if sizes else _unet_resolution(base)
+
+def _unet_resolution(base:str|Path) -> int:
+    "Resolution of a base model with a unet, in pixels"
     path = find_model(base, 'base')
     if isinstance(path, Path) and path.is_file(): return _file_resolution(path)
-    if sizes := _read_sizes(base): return sizes[0]
     unet, vae = (_read_config(path, o, base) for o in ('unet', 'vae'))
     try: edge, parts = unet['sample_size'], len([*vae['block_out_channels']])
     except (KeyError, TypeError): edge, parts = None, 0
@@ -230,6 +234,16 @@ def _read_config(path:Path|str, part:str, base:str|Path) -> dict:
     "Read the `config.json` of a part of a model"
     if isinstance(path, Path): return read_part(path, f'{part}/config.json')
     with loading(base, 'base'): return read_part(path, f'{part}/config.json')
+
+def _choose_sizes(base:str|Path, resolution:int|None, multiple:int|None) -> tuple[int,int]:
+    "Resolution and multiple: those given, else those of the base, which is read only if one is missing"
+    if resolution and multiple: return resolution, multiple
+    try: sizes = _read_sizes(base)
+    except Problem:
+        if not resolution: raise
+        sizes = None                              # the check of the tokens says that the base could not be read
+    resolution = resolution or (sizes[0] if sizes else _unet_resolution(base))
+    return resolution, multiple or (sizes[1] if sizes else 64 if resolution >= 256 else 16)
 
 def _read_sizes(base:str|Path) -> tuple[int,int]|None:
     "Resolution and required divisor of a transformer, in pixels; None for other models"
@@ -317,9 +331,7 @@ def check_dataset(
     near:int=6, # Maximum hash distance of near-duplicates, in bits of 64
 ) -> Check: # Findings
     "Check a dataset for problems before training"
-    resolution = resolution or read_resolution(base)
-    sizes = None if multiple else _read_sizes(base)
-    multiple = multiple or (sizes[1] if sizes else 64 if resolution >= 256 else 16)
+    resolution, multiple = _choose_sizes(base, resolution, multiple)
     check = Check(as_path(folder), str(base), resolution, multiple, token, class_word)
     sources = _read_rows(check)
     _check_prompts(check, sources)

@@ -6,11 +6,11 @@
 __all__ = ['data_path', 'HUB_ID', 'make_printable', 'shorten', 'counted', 'shell_word', 'Problem', 'BaseMismatch', 'one_line',
            'as_html', 'whole_file', 'write_whole', 'writing', 'find_folder', 'whole_folder', 'is_deep', 'parse_json',
            'write_json', 'read_json', 'read_file', 'append_row', 'read_rows', 'pick_device', 'pick_dtype',
-           'make_generator', 'set_seed', 'progress', 'quiet', 'as_path', 'asset_path', 'find_model', 'loading',
-           'facts_table', 'widget_source']
+           'return_freed_memory', 'make_generator', 'set_seed', 'progress', 'quiet', 'as_path', 'asset_path',
+           'find_model', 'loading', 'facts_table', 'widget_source']
 
 # %% ../nbs/core.ipynb #38839311
-import errno, json, os, re, shlex, shutil, sys, tempfile
+import ctypes, errno, gc, json, os, re, shlex, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator
@@ -316,6 +316,13 @@ def pick_dtype(
     if isinstance(dtype, torch.dtype): return dtype
     if dtype not in names: raise Problem(f"'{shorten(dtype)}' is not a precision; use one of {', '.join(names)}")
     return names[dtype]
+
+# %% ../nbs/core.ipynb #bdfe300a
+def return_freed_memory() -> None:
+    "Return freed memory of this process to the system; without effect where the C library has no `malloc_trim`"
+    gc.collect()
+    try: ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, TypeError, OSError): return
 
 # %% ../nbs/core.ipynb #5ba4b5e3
 def make_generator(

@@ -92,8 +92,8 @@ def apply_lora(
         except BaseMismatch as e:
             trained_on, theirs = info.get('ss_sd_model_name', 'another model'), family_of_file(found)
             kind = 'of another kind' if theirs is family else f'a {theirs.title} model'
-            raise Problem(f"the LoRA '{lora}' was trained on {trained_on}, which is {kind}; the base is a {family.title} "
-                          'model; give that model as --base') from e
+            raise Problem(f"the LoRA '{lora}' was trained on {trained_on}, which is {kind}; the base is a "
+                          f'{family.title} model; give that model as --base') from e
     else:
         _remove_lora(pipeline)
         with loading(found, 'LoRA'): pipeline.load_lora_weights(found, adapter_name='lora', use_safetensors=True)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Entry', 'ADAPTERS', 'INITS', 'QUANTIZATIONS', 'OPTIMIZERS', 'LR_SCHEDULERS', 'LOSSES', 'PREDICTION_TYPES',
            'PRECISIONS', 'CACHES', 'TRACKERS', 'SETTINGS', 'load_name', 'Option', 'Options', 'Optimizer',
-           'find_conflicts', 'find_missing', 'find_advice']
+           'read_sampling', 'find_conflicts', 'find_missing', 'find_advice']
 
 # %% ../nbs/options.ipynb #2d9b317b
 import importlib
@@ -215,6 +215,18 @@ TRACKERS = Options('log_with',
 
 SETTINGS = {o.setting: o for o in (ADAPTERS, INITS, OPTIMIZERS, LR_SCHEDULERS, LOSSES, PREDICTION_TYPES, QUANTIZATIONS,
                                    PRECISIONS, CACHES, TRACKERS)} # Registry of each setting of training that has one
+
+# %% ../nbs/options.ipynb #e05f127f
+def read_sampling(
+    text:str, # `uniform`, `sigmoid` or `shift=NUMBER`
+) -> tuple[float,str]: # Shift, and distribution before the shift: `uniform` or `logit_normal`
+    "Read the noise levels for training a flow model; raise a `Problem` for another text"
+    if text in ('uniform', 'sigmoid'): return 1., 'uniform' if text == 'uniform' else 'logit_normal'
+    kind, _, number = text.partition('=')
+    try: shift = float(number)
+    except ValueError: shift = 0.
+    if kind == 'shift' and 0 < shift < 1000: return shift, 'logit_normal'
+    raise Problem(f'timestep_sampling must be uniform, sigmoid or shift=NUMBER, such as shift=3, got {text[:40]!r}')
 
 # %% ../nbs/options.ipynb #399e0a8a
 def _conflict(option:Option, setting:str, other:str, value:Any, allowed:tuple) -> str:

@@ -364,7 +364,7 @@ def _make_trainer(plan:Plan, base:BaseModel, accelerator:Accelerator) -> Prepare
         trainer = Trainer(base, cache, config, accelerator)
     else:
         trainer = Trainer(base, cache, config, accelerator)
-        set_aside(base, aside_folder(plan, accelerator))                                  # what the trainer does not train
+        set_aside(base, aside_folder(plan, accelerator))                   # except what the trainer trains
     if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1:
         shard(base, trainer.trainable_parameters, accelerator)
     if config.compile: base.denoiser.compile()

@@ -217,6 +217,9 @@ def install_hints(
     file = _code_span(lora.name) if info['dora'] else 'it'
     nodes = f"In **ComfyUI** copy {file} to `models/loras` and add a **Load LoRA** node after the checkpoint."
     usage = lambda o: f"to `models/Lora` and write {_code_span(f'<lora:{o.stem}:1>')} in the prompt"
+    if not family_of_lora(info).in_a1111:
+        return (f'In **ComfyUI** copy {file} to `models/loras` and add a **LoraLoaderModelOnly** node after the node '
+                f'that loads the diffusion model. {fits}')
     if not info['dora']: return f'In **A1111** copy {_code_span(lora.name)} {usage(lora)}. {nodes} {fits}'
     return f'{_dora_in_a1111(folder/lora, usage)} {nodes} In **Forge** copy it {usage(lora)}. {fits}'
 

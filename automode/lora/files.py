@@ -26,7 +26,7 @@ from .adapters import adapter_layers
 from .layers import alpha_of, bundled_embeddings, kind_of, name_unsupported
 from .layers import open_lora, rank_of, read_layers
 from .layers import read_settings, read_tensor, row_norms, split_key, weight_delta
-from ..models.family import Family, family_of_denoiser, family_of_lora, layer_name
+from ..models.family import Family, family_of_denoiser, layer_name
 from ..models.load import BaseModel
 
 # %% ../../nbs/lora/02_files.ipynb #99f30e88

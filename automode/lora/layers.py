@@ -8,7 +8,6 @@ __all__ = ['split_key', 'kind_of', 'rank_of', 'name_unsupported', 'bundled_embed
 
 # %% ../../nbs/lora/01_layers.ipynb #60e5414c
 import json, math, re, sys
-from collections import Counter
 from pathlib import Path
 from typing import Any, Iterable
 

@@ -162,6 +162,7 @@ class Family:
     versions:tuple[str,...]=() # Prefixes of `ss_base_model_version` or `modelspec.architecture` in its LoRA files
     owns:Callable[[Iterable[str]], bool]=_never # (layer names) -> whether only this family has one of them
     hub_tags:tuple[str,...]=() # Tags for the model card
+    in_a1111:bool=True # Whether A1111 reads LoRA files of this family
     licences:Mapping[str,str]|None=None # Licenses of common base models, by Hub id
     comfy_nodes:Callable[..., dict]|None=None # (checkpoint, LoRA, prompt, size, settings) -> ComfyUI nodes
 

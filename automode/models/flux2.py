@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYERS', 'NATIVE', 'RATIOS', 'TARGETS', 'FLUX2', 'encode_tokens', 'patchify', 'unpatchify', 'encode_images',
-           'decode_latents', 'predict_velocity', 'input_shapes', 'embedded_negative']
+           'decode_latents', 'predict_velocity', 'embedded_negative']
 
 # %% ../../nbs/models/13_flux2.ipynb #b090aade
 from functools import partial
@@ -15,8 +15,9 @@ from diffusers import Flux2KleinPipeline, Flux2Transformer2DModel
 
 from ..core import Problem
 from .family import FAMILIES, Family, Targets
-from .flow import (FLOW, comfy_nodes, flow_names, flow_objective, image_ids, limits, lora_metadata,
-                                  start_noise, tokenize_chat)
+from .flow import (FLOW, JOINT_ATTENTION, all_blocks, comfy_nodes, flow_names, flow_objective,
+                                  image_ids, input_shapes, limits, lora_metadata, of_classes, start_noise,
+                                  tokenize_chat)
 from .ldm import vae_scale
 
 # %% ../../nbs/models/13_flux2.ipynb #320db023
@@ -87,13 +88,6 @@ def predict_velocity(
                          img_ids=places.expand(n, -1, -1)).sample
     return tokens.transpose(1, 2).unflatten(2, (h, w))
 
-def input_shapes(
-    transformer:Any, # Transformer
-    tokens:int, # Number of tokens in a prompt
-) -> dict[str,tuple]: # Shape of each tensor, without the batch
-    "Shapes of the conditioning tensors"
-    return dict(hidden=(tokens, transformer.config.joint_attention_dim))
-
 # %% ../../nbs/models/13_flux2.ipynb #efaa361e
 def embedded_negative(
     pipeline:Any, # Pipeline of diffusers
@@ -128,8 +122,7 @@ RATIOS = {'single_blocks.#.linear1': 9, 'single_blocks.#.linear2': 1/4} # Output
 RATIOS |= {f'double_blocks.#.{o}_mlp.{n}': ratio for o in ('img', 'txt') for n, ratio in ((0, 6), (2, 1/3))}
 
 # %% ../../nbs/models/13_flux2.ipynb #3def3622
-TARGETS = Targets(('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0', 'attn.add_q_proj', 'attn.add_k_proj',
-                   'attn.add_v_proj', 'attn.to_add_out', 'ff.linear_in', 'ff.linear_out', 'ff_context.linear_in',
+TARGETS = Targets((*JOINT_ATTENTION, 'ff.linear_in', 'ff.linear_out', 'ff_context.linear_in',
                    'ff_context.linear_out', 'attn.to_qkv_mlp_proj', 'attn.to_out'),
                   within=('transformer_blocks.', 'single_transformer_blocks.'))
 
@@ -147,10 +140,6 @@ def _architecture(base:Any) -> str:
     "Name of the size: 9B has eight blocks with two streams"
     return f"Flux.2-klein-{'9b' if base.denoiser.config.num_layers > 5 else '4b'}"
 
-def _blocks(transformer:Any) -> list[Any]:
-    "List the blocks, the units that are divided among devices"
-    return [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
-
 def _pixels(vae:Any) -> int:
     "Pixels per patch, along one edge"
     return 2*vae_scale(vae)
@@ -160,14 +149,13 @@ def _owns_layers(layers) -> bool:
     return any(o.endswith(('.to_qkv_mlp_proj', '.linear_in', '.linear_out')) for o in layers)
 
 FLUX2 = Family(
-    **FLOW | dict(encode_images=encode_images, decode_latents=decode_latents, blocks=_blocks, vae_scale=_pixels,
+    **FLOW | dict(encode_images=encode_images, decode_latents=decode_latents, blocks=all_blocks, vae_scale=_pixels,
                   multiple=lambda transformer, vae: _pixels(vae), objective=partial(flow_objective, cells=1),
                   start_noise=partial(start_noise, scale=_pixels)),
-    name='flux2', title=FAMILIES['flux2'].help, pipeline=Flux2KleinPipeline,
-    make_pipeline=lambda parts: Flux2KleinPipeline(**parts), fits=_is_klein, check=_check_base,
-    denoiser_class=Flux2Transformer2DModel, is_denoiser=lambda model: isinstance(model, Flux2Transformer2DModel),
+    name='flux2', title=FAMILIES['flux2'].help,
+    **of_classes(Flux2KleinPipeline, Flux2Transformer2DModel), fits=_is_klein, check=_check_base,
     tokenize=partial(tokenize_chat, thinking=False), **limits('tokenizer', 500),
-    encode_tokens=encode_tokens, predict=predict_velocity, input_shapes=input_shapes,
+    encode_tokens=encode_tokens, predict=predict_velocity, input_shapes=input_shapes('joint_attention_dim'),
     names=flow_names(NATIVE, RATIOS), draw_arguments=embedded_negative,
     targets=TARGETS, owns=_owns_layers, metadata=lora_metadata('flux2', _architecture, 'black-forest-labs/flux2'),
     versions=('flux2', 'flux-2', 'Flux.2'), hub_tags=('flux', 'template:sd-lora'),

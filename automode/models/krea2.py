@@ -15,7 +15,7 @@ from diffusers import Krea2Pipeline, Krea2Transformer2DModel
 from ..core import Problem
 from .family import FAMILIES, Family, Targets
 from .flow import (FLOW, comfy_nodes, flow_names, guidance_from_0, image_ids, limits, lora_metadata,
-                                  pack, pad_tokens, unpack)
+                                  of_classes, pack, pad_tokens, unpack)
 from .qwen_image import DROPPED, QWEN_VAE, TEMPLATE
 
 # %% ../../nbs/models/15_krea2.ipynb #93dc09ce
@@ -93,9 +93,8 @@ def _owns_layers(layers) -> bool:
     return any(o.endswith(('.attn.to_gate', '.ff.gate', '.ff.up', '.ff.down')) for o in layers)
 
 KREA2 = Family(
-    **FLOW | QWEN_VAE, name='krea2', title=FAMILIES['krea2'].help, pipeline=Krea2Pipeline,
-    make_pipeline=lambda parts: Krea2Pipeline(**parts), check=_check_raw, denoiser_class=Krea2Transformer2DModel,
-    is_denoiser=lambda model: isinstance(model, Krea2Transformer2DModel), tokenize=tokenize,
+    **FLOW | QWEN_VAE, name='krea2', title=FAMILIES['krea2'].help,
+    **of_classes(Krea2Pipeline, Krea2Transformer2DModel), check=_check_raw, tokenize=tokenize,
     **limits('tokenizer', 507), encode_tokens=encode_tokens, predict=predict_velocity,
     input_shapes=input_shapes, names=flow_names(NATIVE),
     draw_arguments=guidance_from_0, captures=False, targets=TARGETS, owns=_owns_layers,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNET_TARGETS', 'TEXT_ENCODER_TARGETS', 'RESNET_TARGETS', 'CONV_TARGETS', 'LDM', 'is_unet', 'vae_scale', 'start_noise',
-           'encode_images', 'decode_latents', 'tokenize', 'cut_prompt', 'comfy_nodes']
+           'encode_images', 'decode_latents', 'tokenize', 'cut_prompt', 'wire', 'comfy_nodes']
 
 # %% ../../nbs/models/04_ldm.ipynb #abaaf23d
 import math
@@ -68,17 +68,18 @@ def encode_images(
     vae:Any, # `AutoencoderKL`
     pixel_values:torch.Tensor, # Images, `(n, 3, height, width)` in -1..1
 ) -> tuple[torch.Tensor, torch.Tensor]: # Mean and standard deviation, `(n, 4, h, w)` each, float32 on the CPU
-    "Encode images as latents, scaled for the unet (Rombach et al. 2022, section 3.1)"
+    "Encode images as latents, scaled for the denoiser (Rombach et al. 2022, section 3.1); flow models also shift them"
     posterior = vae.encode(pixel_values.to(vae.device, vae.dtype)).latent_dist
-    scale = vae.config.scaling_factor
-    return (posterior.mean * scale).float().cpu(), (posterior.std * scale).float().cpu()
+    shift, scale = vae.config.get('shift_factor') or 0., vae.config.scaling_factor
+    return ((posterior.mean - shift) * scale).float().cpu(), (posterior.std * scale).float().cpu()
 
 def decode_latents(
     vae:Any, # `AutoencoderKL`
     latents:torch.Tensor, # Scaled latents, `(n, 4, h, w)`
 ) -> torch.Tensor: # Images, `(n, 3, height, width)` in -1..1, float32 on the CPU
     "Decode latents to images"
-    latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    shift, scale = vae.config.get('shift_factor') or 0., vae.config.scaling_factor
+    latents = latents.to(vae.device, vae.dtype) / scale + shift
     return vae.decode(latents).sample.float().clamp(-1, 1).cpu()
 
 # %% ../../nbs/models/04_ldm.ipynb #5dc3909f
@@ -135,7 +136,12 @@ def _check_parts(name, pipeline) -> None:
                       f'{unet.cross_attention_dim}, its text encoder makes {made}')
 
 # %% ../../nbs/models/04_ldm.ipynb #76af7189
-def _wire(number:int, output:int=0) -> list: return [str(number), output] # Output of a node
+def wire(
+    number:int, # Number of the node
+    output:int=0, # Number of its output
+) -> list: # Value of an input that is connected to it
+    "Connect an input of a ComfyUI node to the output of another"
+    return [str(number), output]
 
 def comfy_nodes(
     checkpoint:str, # File name of the base model
@@ -152,15 +158,15 @@ def comfy_nodes(
     return {
         1: ('CheckpointLoaderSimple', dict(ckpt_name=checkpoint)),
         2: ('LoraLoader', dict(lora_name=lora, strength_model=lora_scale, strength_clip=lora_scale,
-                             model=_wire(1, 0), clip=_wire(1, 1))),
-        3: ('CLIPTextEncode', dict(text=prompt, clip=_wire(2, 1))),
-        4: ('CLIPTextEncode', dict(text='', clip=_wire(2, 1))),
+                             model=wire(1, 0), clip=wire(1, 1))),
+        3: ('CLIPTextEncode', dict(text=prompt, clip=wire(2, 1))),
+        4: ('CLIPTextEncode', dict(text='', clip=wire(2, 1))),
         5: ('EmptyLatentImage', dict(width=width, height=height, batch_size=1)),
         6: ('KSampler', dict(seed=seed, steps=num_inference_steps, cfg=guidance_scale, sampler_name='ddim',
-                           scheduler='normal', denoise=1., model=_wire(2, 0), positive=_wire(3), negative=_wire(4),
-                           latent_image=_wire(5))),
-        7: ('VAEDecode', dict(samples=_wire(6), vae=_wire(1, 2))),
-        8: ('SaveImage', dict(filename_prefix=Path(lora).stem, images=_wire(7)))}
+                           scheduler='normal', denoise=1., model=wire(2, 0), positive=wire(3), negative=wire(4),
+                           latent_image=wire(5))),
+        7: ('VAEDecode', dict(samples=wire(6), vae=wire(1, 2))),
+        8: ('SaveImage', dict(filename_prefix=Path(lora).stem, images=wire(7)))}
 
 # %% ../../nbs/models/04_ldm.ipynb #54fe4038
 LDM:dict[str,Any] = dict(

@@ -8,7 +8,7 @@ __all__ = ['BaseModel', 'read_pipeline', 'count_weights', 'quantization', 'load_
            'predict', 'as_pipeline', 'set_aside', 'brought_back']
 
 # %% ../../nbs/models/16_load.ipynb #9434c2d9
-import copy, ctypes, gc, inspect, os, tempfile, warnings
+import copy, inspect, tempfile, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ..core import Problem, as_path, find_model, loading, make_printable, pick_device, pick_dtype
-from ..core import quiet, read_json
+from ..core import quiet, read_json, return_freed_memory
 from .family import Family, families, family_of_pipeline, titles
 from .ldm_files import read_config, read_single_file
 from .objectives import with_sampling
@@ -113,7 +113,7 @@ def _check_weights(folder:Path, parts:dict[str,Any]) -> list[str]:
         if model is None or not found or all(o.is_meta for o in model.parameters()): continue
         state = {k.removeprefix('text_model.'): v for k, v in model.state_dict().items()}
         names, found = set(state), {o.removeprefix('text_model.') for o in found}
-        num = len({(v.data_ptr(), v.shape) for v in state.values() if v.numel()})               # tied weights are stored once
+        num = len({(v.data_ptr(), v.shape) for v in state.values() if v.numel()})         # tied weights are stored once
         some = lambda o: ', '.join(make_printable(k)[:100] for k in sorted(o)[:3])
         if len(found) < num:
             raise Problem(f"'{folder/part}' lacks {len(names - found)} weights ({some(names - found)}); "
@@ -239,8 +239,8 @@ def load_base(
         return denoiser.eval().requires_grad_(False)
     def read():
         denoiser = _read_denoiser(path, base.family, dtype, settings)
-        notes = _check_weights(path, {base.family.denoiser: denoiser}) if isinstance(path, Path) and not settings else []
-        for o in notes: warnings.warn(f"'{name}': {o}", stacklevel=3)
+        checked = {base.family.denoiser: denoiser} if isinstance(path, Path) and not settings else {}
+        for o in _check_weights(path, checked): warnings.warn(f"'{name}': {o}", stacklevel=3)
         return put(denoiser)
     if base.denoiser.device.type == 'meta': base.later = read
     else: put(base.denoiser)
@@ -376,14 +376,8 @@ def set_aside(
         if part.device.type == 'cpu': _to_file(part, as_path(folder)/f'{name}.safetensors')
         else: part.to('cpu')
         saved += size
-    if saved: _return_freed_memory()
+    if saved: return_freed_memory()
     return saved
-
-def _return_freed_memory() -> None:
-    "Return freed memory to the system, where the C library would keep it"
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None) if os.name == 'posix' else None
-    if trim: trim(0)
 
 def _to_file(part:torch.nn.Module, path:Path) -> None:
     "Move weights to a memory-mapped file"

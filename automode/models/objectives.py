@@ -15,6 +15,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 
 from ..core import Problem
+from ..options import read_sampling
 
 # %% ../../nbs/models/01_objectives.ipynb #37f42ca9
 class Objective(Protocol):
@@ -135,20 +136,12 @@ def with_sampling(
     objective:Any, # `Objective` of the base model
     timestep_sampling:str|None, # `uniform`, `sigmoid` or `shift=NUMBER`; None keeps that of the base model
 ) -> Any: # `Objective` with these noise levels
-    "Replace the distribution of the noise levels of a flow; raise a `Problem` for another objective or value"
+    "Replace the distribution of the noise levels of a flow; raise a `Problem` for another objective"
     if timestep_sampling is None: return objective
     if not isinstance(objective, Flow):
         raise Problem(f'timestep_sampling must be left out for a base that predicts {objective.kind}, got '
                       f'{timestep_sampling!r}; it is a setting of flow models')
-    kind, _, number = timestep_sampling.partition('=')
-    if timestep_sampling in ('uniform', 'sigmoid'):
-        return Flow(sampling='uniform' if kind == 'uniform' else 'logit_normal')
-    try: shift = float(number)
-    except ValueError: shift = 0.
-    if kind != 'shift' or not 0 < shift < 1000:
-        raise Problem(f'timestep_sampling must be uniform, sigmoid or shift=NUMBER, such as shift=3, got '
-                      f'{timestep_sampling[:40]!r}')
-    return Flow(shift)
+    return Flow(*read_sampling(timestep_sampling))
 
 # %% ../../nbs/models/01_objectives.ipynb #9dab2160
 def check_objective(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEMPLATE', 'DROPPED', 'NATIVE', 'TARGETS', 'QWEN_VAE', 'QWEN_IMAGE', 'tokenize', 'encode_tokens', 'vae_scale',
-           'encode_images', 'decode_latents', 'predict_velocity', 'input_shapes', 'true_guidance']
+           'encode_images', 'decode_latents', 'predict_velocity', 'true_guidance']
 
 # %% ../../nbs/models/14_qwen_image.ipynb #4358db1a
 from functools import partial
@@ -14,8 +14,8 @@ import torch
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
 
 from .family import FAMILIES, Family, Targets
-from .flow import (FLOW, comfy_nodes, flow_names, limits, lora_metadata, pack, pad_tokens,
-                                  quarter_channels, start_noise, unpack, valid_tokens)
+from .flow import (FLOW, JOINT_ATTENTION, comfy_nodes, flow_names, input_shapes, limits, lora_metadata,
+                                  of_classes, pack, pad_tokens, quarter_channels, start_noise, unpack, valid_tokens)
 
 # %% ../../nbs/models/14_qwen_image.ipynb #72b52089
 TEMPLATE = ('<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, '
@@ -84,13 +84,6 @@ def predict_velocity(
                            encoder_hidden_states_mask=condition['mask'].bool(), img_shapes=[[(1, h//2, w//2)]]*n).sample
     return unpack(velocity, (h, w))
 
-def input_shapes(
-    transformer:Any, # Transformer
-    tokens:int, # Number of tokens in a prompt
-) -> dict[str,tuple]: # Shape of each tensor, without the batch
-    "Shapes of the conditioning tensors"
-    return dict(hidden=(tokens, transformer.config.joint_attention_dim), mask=(tokens,))
-
 # %% ../../nbs/models/14_qwen_image.ipynb #1322692c
 def true_guidance(
     pipeline:Any, # Pipeline of diffusers
@@ -112,8 +105,7 @@ NATIVE |= {('', ''): {o: o for o in ('img_in', 'txt_in', 'proj_out', 'norm_out.l
                                      f'{_TIME}linear_1', f'{_TIME}linear_2')}}
 
 # %% ../../nbs/models/14_qwen_image.ipynb #c022c626
-TARGETS = Targets(('attn.to_q', 'attn.to_k', 'attn.to_v', 'attn.to_out.0', 'attn.add_q_proj', 'attn.add_k_proj',
-                   'attn.add_v_proj', 'attn.to_add_out', 'img_mlp.net.0.proj', 'img_mlp.net.2', 'txt_mlp.net.0.proj',
+TARGETS = Targets((*JOINT_ATTENTION, 'img_mlp.net.0.proj', 'img_mlp.net.2', 'txt_mlp.net.0.proj',
                    'txt_mlp.net.2'), within=('transformer_blocks.',))
 
 QWEN_VAE:dict[str,Any] = dict(
@@ -127,13 +119,11 @@ def _owns_layers(layers) -> bool:
 
 QWEN_IMAGE = Family(
     **FLOW | QWEN_VAE | dict(guidance_scale=4., num_inference_steps=50, learning_rate=5e-5), name='qwen_image',
-    title=FAMILIES['qwen_image'].help, pipeline=QwenImagePipeline, make_pipeline=lambda parts: QwenImagePipeline(**parts),
-    denoiser_class=QwenImageTransformer2DModel,
-    is_denoiser=lambda model: isinstance(model, QwenImageTransformer2DModel), tokenize=tokenize,
+    title=FAMILIES['qwen_image'].help, **of_classes(QwenImagePipeline, QwenImageTransformer2DModel), tokenize=tokenize,
     **limits('tokenizer', 507), encode_tokens=encode_tokens, predict=predict_velocity,
-    input_shapes=input_shapes, names=flow_names(NATIVE), draw_arguments=true_guidance, captures=False, targets=TARGETS,
-    owns=_owns_layers, metadata=lora_metadata('qwen_image', 'Qwen-Image', 'QwenLM/Qwen-Image'),
-    versions=('qwen_image', 'Qwen-Image'),
+    input_shapes=input_shapes('joint_attention_dim', mask=True), names=flow_names(NATIVE),
+    draw_arguments=true_guidance, captures=False, targets=TARGETS, owns=_owns_layers,
+    metadata=lora_metadata('qwen_image', 'Qwen-Image', 'QwenLM/Qwen-Image'), versions=('qwen_image', 'Qwen-Image'),
     hub_tags=('qwen-image', 'template:sd-lora'),
     licences=dict.fromkeys(('Qwen/Qwen-Image', 'Qwen/Qwen-Image-2512'), 'apache-2.0'),
     comfy_nodes=partial(comfy_nodes, texts=('qwen_2.5_vl_7b_fp8_scaled.safetensors',), kind='qwen_image',

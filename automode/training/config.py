@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any, Callable, get_args
 
 from ..core import Problem, as_path, read_json
-from ..options import OPTIMIZERS, SETTINGS, find_conflicts
+from ..options import OPTIMIZERS, SETTINGS, find_conflicts, read_sampling
 
 # %% ../../nbs/training/00_config.ipynb #7ec61069
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def _number_error(name:str, value:float, wanted:type) -> str:
 def _text_error(name:str, value:str) -> str:
     "Error in a text; empty if it is valid"
     if any('\ud800' <= o <= '\udfff' for o in value): return f'{name} must be text in Unicode, got {_show(value)}'
-    try: SETTINGS[name].pick(value) if name in SETTINGS else None
+    try:
+        if name in SETTINGS: SETTINGS[name].pick(value)
+        if name == 'timestep_sampling': read_sampling(value)
     except Problem as e: return str(e)
     return ''
 

@@ -16,6 +16,8 @@ from peft.tuners.lora.layer import Conv2d as LoraConv2d, Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.autograd.function import once_differentiable
 
+from ..core import return_freed_memory
+
 # %% ../../nbs/training/05_fast.ipynb #c1b5b9ce
 def _layer(x:torch.Tensor, weight:torch.Tensor, bias:torch.Tensor|None, conv:bool) -> torch.Tensor:
     "A linear layer, or a 1x1 convolution"
@@ -189,7 +191,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3 # Parameter numbers of mallopt
 def keep_freed_memory() -> Iterator[None]: # Context manager
     "Make the C library keep freed memory within the block, and return it to the system afterwards"
     try:
-        mallopt, trim = ctypes.CDLL(None).mallopt, ctypes.CDLL(None).malloc_trim
+        mallopt = ctypes.CDLL(None).mallopt
         def set_both(trim_threshold, mmap_threshold):
             mallopt(_TRIM_THRESHOLD, trim_threshold)
             mallopt(_MMAP_THRESHOLD, mmap_threshold)
@@ -200,4 +202,4 @@ def keep_freed_memory() -> Iterator[None]: # Context manager
     try: yield
     finally:
         set_both(2**26, 2**25)                               # the maximum of the library's dynamic thresholds
-        trim(0)
+        return_freed_memory()

@@ -122,7 +122,8 @@ def generate_samples(
         settings |= base.family.draw_arguments(pipeline, len(prompts), guidance_scale)
         # one image at a time, or sampling needs more memory than training
         pipeline.vae.enable_slicing()
-        try: images = pipeline(prompt=prompts, generator=[make_generator(n) for n in range(len(prompts))], **settings).images
+        generators = [make_generator(n) for n in range(len(prompts))]
+        try: images = pipeline(prompt=prompts, generator=generators, **settings).images
         finally: pipeline.vae.disable_slicing()
     grid = image_grid(images, labels=prompts, cols=len(prompts), size=max(128, min(resolution, 256)))
     if accelerator.is_main_process:

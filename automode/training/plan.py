@@ -51,10 +51,10 @@ _ON_RESUME = { # Effect of another value of a setting on a resumed run
     **_each('same step', 'batch_size gradient_accumulation_steps'),
     **_each('refused', 'base adapter rank alpha conv_rank lora_dropout use_dora use_rslora init start_from '
                        'train_text_encoder optimizer learning_rate text_encoder_lr lr_scheduler lr_warmup_steps '
-                       'weight_decay max_grad_norm ema_decay loss huber_c min_snr_gamma noise_offset zero_terminal_snr timestep_sampling '
-                       'prediction_type masked_loss prior_loss_weight num_class_images resolution buckets repeats '
-                       'flip_p caption_dropout shuffle_tags keep_tags token class_word seed mixed_precision quantize '
-                       'num_validation pictures class_pictures background class_background'),
+                       'weight_decay max_grad_norm ema_decay loss huber_c min_snr_gamma noise_offset zero_terminal_snr '
+                       'timestep_sampling prediction_type masked_loss prior_loss_weight num_class_images resolution '
+                       'buckets repeats flip_p caption_dropout shuffle_tags keep_tags token class_word seed '
+                       'mixed_precision quantize num_validation pictures class_pictures background class_background'),
     # compared by their fingerprints, `pictures` and `class_pictures`
     **_each('by content', 'dataset class_images held_out num_images num_class')}
 

@@ -21,7 +21,7 @@ from accelerate.utils import gather_object
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from ..core import Problem, counted, pick_device, pick_dtype
+from ..core import Problem, counted, pick_device, pick_dtype, shorten
 from ..data.images import image_size
 from ..inputs.cache import cache_path, digest_file
 from ..inputs.class_images import generate_class_images
@@ -144,7 +144,7 @@ def describe(
     long = [o.prompt for o in examples if count_tokens(base, o.prompt)[0] > count_tokens(base, o.prompt)[1]]
     if long:
         lines.append(f"longer than the text encoder reads, and truncated: {counted(len(long), 'prompt')}, e.g. "
-                     f"{long[0]!r}")
+                     f"{shorten(long[0])!r}")
     return '\n'.join(lines)
 
 def _count_images(plan:Plan) -> str:

@@ -75,6 +75,6 @@ def can_replay(
     family:Family, # Model family of the base
 ) -> bool: # Then its steps are captured
     "Can the steps of a run be captured: one GPU that holds the cache, and the same kernels in every step?"
-    alone = family.captures and accelerator.num_processes == 1 and {accelerator.device.type, cache.weight.device.type} == {'cuda'}
+    alone = accelerator.num_processes == 1 and {accelerator.device.type, cache.weight.device.type} == {'cuda'}
     names = 'gradient_checkpointing', 'lora_dropout', 'compile', 'quantize', 'train_text_encoder'
-    return alone and not any(getattr(config, o) for o in names)
+    return alone and family.captures and not any(getattr(config, o) for o in names)
