@@ -342,7 +342,8 @@ def _write_diffusers(folder:str|Path, layers:dict, family:Family) -> Path:
     with whole_folder(folder) as tmp, quiet():
         if kinds != {'lora'}:
             names = ', '.join(sorted(kinds - {'lora'}))
-            text = f'diffusers cannot read {names}; use the .safetensors file next to this folder.\n'
+            reads = 'reads' if kinds == {'lokr'} and family.lokr_in_diffusers else 'cannot read'
+            text = f'diffusers {reads} {names}; use the .safetensors file next to this folder.\n'
             (tmp/'README.md').write_text(text)
             return Path(folder)/'README.md'
         states = diffusers_tensors(layers)

@@ -116,7 +116,7 @@ def _to_diffusers(layers:dict, metadata:dict[str,str], dtype:str) -> tuple[dict[
     "Tensors under diffusers' names, in float32, and metadata with the alphas and the precision"
     kinds = {kind_of(o) for o in layers.values()} | {'Tucker factors' for o in layers.values() if 'mid' in o}
     if others := kinds - {'lora'}:
-        raise Problem(f"diffusers cannot read {', '.join(sorted(others))}; use the file as it is")
+        raise Problem(f"{', '.join(sorted(others))} cannot be converted for diffusers; use the file as it is")
     parts, family = diffusers_tensors(layers), family_of_lora(metadata, layers)
     settings = {f'{part}.{k}': v for part, state in parts.items() for k, v in peft_settings(state, family).items()}
     alphas = {k: float(v['alpha']) for k, v in layers.items() if 'alpha' in v and float(v['alpha'])}

@@ -77,6 +77,8 @@ def tensors(
             if 'mid' in parts:
                 raise Problem(f'{layer} has Tucker factors, which this file format does not support; leave them out')
             parts = folded | {k: v for k, v in parts.items() if k not in ('down', 'up', 'alpha')}
+        if {'lokr_w1', 'lokr_w2'} <= parts.keys():                       # full matrices, which no alpha scales
+            parts = {k: v for k, v in parts.items() if k != 'alpha'}
         name = layer.replace('.', '.text_model.', 1) if layer.startswith('text_encoder') else layer
         found |= {f'{name}.{k}': v.to(dtype) for k, v in parts.items()}
     return found
@@ -163,6 +165,7 @@ class Family:
     owns:Callable[[Iterable[str]], bool]=_never # (layer names) -> whether only this family has one of them
     hub_tags:tuple[str,...]=() # Tags for the model card
     in_a1111:bool=True # Whether A1111 reads LoRA files of this family
+    lokr_in_diffusers:bool=False # Whether diffusers reads LoKr files of this family
     licences:Mapping[str,str]|None=None # Licenses of common base models, by Hub id
     comfy_nodes:Callable[..., dict]|None=None # (checkpoint, LoRA, prompt, size, settings) -> ComfyUI nodes
 

@@ -152,7 +152,7 @@ FLUX2 = Family(
     **FLOW | dict(encode_images=encode_images, decode_latents=decode_latents, blocks=all_blocks, vae_scale=_pixels,
                   multiple=lambda transformer, vae: _pixels(vae), objective=partial(flow_objective, cells=1),
                   start_noise=partial(start_noise, scale=_pixels)),
-    name='flux2', title=FAMILIES['flux2'].help,
+    name='flux2', title=FAMILIES['flux2'].help, lokr_in_diffusers=True,
     **of_classes(Flux2KleinPipeline, Flux2Transformer2DModel), fits=_is_klein, check=_check_base,
     tokenize=partial(tokenize_chat, thinking=False), **limits('tokenizer', 500),
     encode_tokens=encode_tokens, predict=predict_velocity, input_shapes=input_shapes('joint_attention_dim'),

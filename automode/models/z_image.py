@@ -62,7 +62,7 @@ Z_IMAGE = Family(
     title=FAMILIES['z_image'].help, **of_classes(ZImagePipeline, ZImageTransformer2DModel),
     tokenize=tokenize_chat, **limits('tokenizer', 504), encode_tokens=encode_tokens,
     predict=predict_velocity, input_shapes=input_shapes('cap_feat_dim', mask=True), names=flow_names(NATIVE),
-    draw_arguments=guidance_from_0, captures=False,
+    draw_arguments=guidance_from_0, captures=False, lokr_in_diffusers=True,
     targets=TARGETS, owns=_owns_layers, metadata=lora_metadata('z_image', 'Z-Image', 'Tongyi-MAI/Z-Image'),
     versions=('z_image', 'zimage', 'Z-Image'), hub_tags=('z-image', 'template:sd-lora'),
     licences=dict.fromkeys(('Tongyi-MAI/Z-Image', 'Tongyi-MAI/Z-Image-Turbo'), 'apache-2.0'),

@@ -145,7 +145,14 @@ def describe(
     if long:
         lines.append(f"longer than the text encoder reads, and truncated: {counted(len(long), 'prompt')}, e.g. "
                      f"{shorten(long[0])!r}")
-    return '\n'.join(lines)
+    return '\n'.join([*lines, *_limits_in_diffusers(base.family, config)])
+
+def _limits_in_diffusers(family:Family, config:TrainConfig) -> list[str]:
+    "Note on an adapter that diffusers does not read from the file of the run; empty for a LoRA"
+    if config.use_dora:
+        return ['diffusers ignores the DoRA magnitudes of the .safetensors file; load the folder diffusers of the run']
+    if config.adapter == 'lora' or config.adapter == 'lokr' and family.lokr_in_diffusers: return []
+    return [f'diffusers cannot read a {config.adapter}; automode and ComfyUI can']
 
 def _count_images(plan:Plan) -> str:
     "Numbers of training, class and validation images"
