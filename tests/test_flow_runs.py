@@ -8,11 +8,16 @@ import pytest, torch
 from PIL import Image
 
 from automode.core import Problem, asset_path, quiet
+from automode.data.images import to_pixel_values
 from automode.generate import apply_lora, load_pipeline
+from automode.inputs.examples import Example, assign, bucket_multiple, training_image
+from automode.inputs.latents import make_cache
 from automode.lora.adapters import add_adapter, target_layers
 from automode.lora.files import read_lora_info, save_diffusers_lora, save_lora, write_plain
 from automode.lora.tools import info, info_text, merge, resize
 from automode.models.load import as_pipeline, encode_prompts, load_base
+from automode.training.config import TrainConfig
+from automode.training.loss import Batch, Randomness, training_loss
 from test_train import COMMAND, alike, begin, changed, run, same, steps, train, wait_for
 from tiny_flow import MAKERS, tiny_flow
 
@@ -67,9 +72,8 @@ def test_two_processes_are_as_good_as_one(place, one, name, kind):
     assert alike(whole, place/out)
 
 
-# --- kinds of adapters
+# --- the loss
 
-KINDS = dict(dora=dict(use_dora=True), loha=dict(kind='loha'), lokr=dict(kind='lokr'))
 each = pytest.mark.parametrize('name', MAKERS)
 
 @pytest.fixture(scope='module')
@@ -86,6 +90,78 @@ def made(tmp_path_factory):
         return found[name]
     return get
 
+def sd3_loss(p, x, texts, sigma, noise, sample):
+    latents = (sample(p.vae.encode(x).latent_dist) - p.vae.config.shift_factor)*p.vae.config.scaling_factor
+    hidden, _, pooled, _ = p.encode_prompt(texts, texts, texts, do_classifier_free_guidance=False)
+    noisy = (1 - sigma)*latents + sigma*noise
+    return p.transformer(hidden_states=noisy, timestep=1000*sigma.flatten(), encoder_hidden_states=hidden, pooled_projections=pooled,
+                         return_dict=False)[0] - (noise - latents)
+
+def flux_loss(p, x, texts, sigma, noise, sample):
+    latents = (sample(p.vae.encode(x).latent_dist) - p.vae.config.shift_factor)*p.vae.config.scaling_factor
+    hidden, pooled, text_ids = p.encode_prompt(texts, texts)
+    noisy, (n, c, h, w) = (1 - sigma)*latents + sigma*noise, latents.shape
+    found = p.transformer(hidden_states=p._pack_latents(noisy, n, c, h, w), timestep=sigma.flatten(), guidance=torch.ones(n), pooled_projections=pooled,
+                          encoder_hidden_states=hidden, txt_ids=text_ids, return_dict=False,
+                          img_ids=p._prepare_latent_image_ids(n, h//2, w//2, 'cpu', torch.float32))[0]
+    return p._unpack_latents(found, x.shape[-2], x.shape[-1], p.vae_scale_factor) - (noise - latents)
+
+def z_image_loss(p, x, texts, sigma, noise, sample):
+    latents = (p.vae.encode(x).latent_dist.mode() - p.vae.config.shift_factor)*p.vae.config.scaling_factor
+    hidden, _ = p.encode_prompt(texts, do_classifier_free_guidance=False)
+    noisy = (1 - sigma)*latents + sigma*noise
+    found = p.transformer(list(noisy.unsqueeze(2).unbind()), (1000 - 1000*sigma.flatten())/1000, hidden, return_dict=False)[0]
+    return -torch.stack(found).squeeze(2) - (noise - latents)
+
+def flux2_loss(p, x, texts, sigma, noise, sample):
+    latents, bn = p._patchify_latents(p.vae.encode(x).latent_dist.mode()), p.vae.bn
+    latents = (latents - bn.running_mean.view(1, -1, 1, 1))/(bn.running_var.view(1, -1, 1, 1) + p.vae.config.batch_norm_eps).sqrt()
+    hidden, text_ids = p.encode_prompt(texts, text_encoder_out_layers=(9, 18, 27))
+    noisy, ids = (1 - sigma)*latents + sigma*noise, p._prepare_latent_ids(latents)
+    found = p.transformer(hidden_states=p._pack_latents(noisy), timestep=sigma.flatten(), guidance=None, encoder_hidden_states=hidden, txt_ids=text_ids,
+                          img_ids=ids, return_dict=False)[0]
+    return torch.stack([*p._unpack_latents_with_ids(found, ids)]).reshape(latents.shape) - (noise - latents)
+
+def of_qwen(p, x, sample):
+    "Latents of the video vae, normalized by channel"
+    mean, std = (torch.tensor(p.vae.config[o]).view(1, -1, 1, 1) for o in ('latents_mean', 'latents_std'))
+    return (sample(p.vae.encode(x.unsqueeze(2)).latent_dist) - mean)/std
+
+def qwen_image_loss(p, x, texts, sigma, noise, sample):
+    latents, (hidden, mask) = of_qwen(p, x, sample), p.encode_prompt(texts)
+    noisy, (n, c, h, w) = (1 - sigma)*latents + sigma*noise, latents.shape
+    found = p.transformer(hidden_states=p._pack_latents(noisy, n, c, h, w), timestep=sigma.flatten(), guidance=None, encoder_hidden_states=hidden,
+                          encoder_hidden_states_mask=mask, img_shapes=[[(1, h//2, w//2)]]*n, return_dict=False)[0]
+    return p._unpack_latents(found, x.shape[-2], x.shape[-1], p.vae_scale_factor)[:, :, 0] - (noise - latents)
+
+def krea2_loss(p, x, texts, sigma, noise, sample):
+    latents, (hidden, mask) = of_qwen(p, x, sample), p.encode_prompt(texts)
+    noisy, (n, c, h, w) = (1 - sigma)*latents + sigma*noise, latents.shape
+    found = p.transformer(hidden_states=p._pack_latents(noisy, n, c, h, w), timestep=sigma.flatten(), encoder_hidden_states=hidden,
+                          encoder_attention_mask=mask, position_ids=p.prepare_position_ids(hidden.shape[1], h//2, w//2, 'cpu'), return_dict=False)[0]
+    return p._unpack_latents(found, x.shape[-2], x.shape[-1])[:, :, 0] - (noise - latents)
+
+@each
+def test_loss_is_that_of_the_example_script(made, name, place):
+    "From images and captions to the loss, on given noise and sigmas, against the step of diffusers' script (SD3 without preconditioning, guidance 1)"
+    base, pipeline, _ = made(name)
+    examples = assign([Example(o, o.with_suffix('.txt').read_text()) for o in sorted((place/'images').glob('*.png'))[1:4:2]], 64, bucket_multiple(base))
+    cache = make_cache(base, examples)
+    x = torch.stack([to_pixel_values(training_image(o)) for o in examples])
+    torch.manual_seed(0)
+    posterior, noise = torch.randn(2, 2, *cache.mean[0].shape[2:])
+    sigma, off = torch.tensor([.3, .8]), torch.zeros(2)
+    randomness = Randomness(posterior, noise, sigma, off.long(), off, off.bool())
+    sample = lambda o: o.mean.view(posterior.shape) + o.std.view(posterior.shape)*posterior        # without the frames of a video
+    with torch.no_grad():
+        ours = training_loss(base, cache, Batch(0, torch.arange(2)), randomness, TrainConfig())
+        error = globals()[f'{name}_loss'](pipeline, x, [o.prompt for o in examples], sigma.view(-1, 1, 1, 1), noise, sample)
+    assert torch.allclose(ours, error.square().mean((1, 2, 3)), rtol=1e-5) and ours.min() > .1
+
+
+# --- kinds of adapters
+
+KINDS = dict(dora=dict(use_dora=True), loha=dict(kind='loha'), lokr=dict(kind='lokr'))
 def learn(transformer, call, settings):
     "Train an adapter for two steps; all its weights change, except those of the text stream of the last block, which has no effect in some families"
     add_adapter(transformer, 4, 8., **settings)
