@@ -14,7 +14,7 @@ from automode.inputs.examples import Example, assign, bucket_multiple, training_
 from automode.inputs.latents import make_cache
 from automode.lora.adapters import add_adapter, target_layers
 from automode.lora.files import read_lora_info, save_diffusers_lora, save_lora, write_plain
-from automode.lora.tools import info, info_text, merge, resize
+from automode.lora.tools import info, info_text, merge, merge_into, resize
 from automode.models.load import as_pipeline, encode_prompts, load_base
 from automode.training.config import TrainConfig
 from automode.training.loss import Batch, Randomness, training_loss
@@ -204,3 +204,18 @@ def test_adapters(made, name, kind, tmp_path):
     assert same(apply_lora(ours, write_plain(base, file, dtype=torch.float32)[0]).transformer, .2)
     for work in (lambda: resize(file, tmp_path/'b.safetensors', rank=2), lambda: merge([file, file], tmp_path/'b.safetensors')):
         with pytest.raises(Problem, match='not a plain LoRA'): work()
+
+@each
+def test_merges_into_a_base(made, name, tmp_path):
+    "The new base has the weights of the old one, and in the transformer the change of the adapter"
+    base, ours, _ = made(name)
+    plain = base.denoiser
+    base.denoiser = copy.deepcopy(plain)
+    for p in add_adapter(base.denoiser, 4, 8.): torch.nn.init.normal_(p, std=.1)
+    try: file = save_lora(tmp_path/'a.safetensors', base, dtype=torch.float32)
+    finally: base.denoiser = plain
+    merged = load_base(merge_into(base.name, [file], tmp_path/'merged'), 'cpu')
+    wanted = dict(base.parts, vae=base.vae) | {base.family.denoiser: apply_lora(ours, file).transformer}
+    for part, model in dict(merged.parts, vae=merged.vae).items():
+        weights = wanted[part].state_dict()
+        assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items()), part

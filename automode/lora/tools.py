@@ -217,10 +217,10 @@ def merge_into(
     return out
 
 def _prefix_text_model(path:Path) -> None:
-    "Prefix the tensor names of a text encoder with `text_model.`, which all but the newest transformers expect"
+    "Prefix the tensor names of a CLIP text encoder with `text_model.`, which all but the newest transformers expect"
     with safe_open(path, 'pt') as f: metadata, state = f.metadata(), {k: f.get_tensor(k) for k in f.keys()}
-    prefixes = 'text_model.', 'text_projection.'
-    named = {k if k.startswith(prefixes) else f'text_model.{k}': v for k, v in state.items()}
+    clip = re.compile(r'(embeddings|encoder\.layers|final_layer_norm)\.')
+    named = {f'text_model.{k}' if clip.match(k) else k: v for k, v in state.items()}
     if named.keys() != state.keys(): save_file(named, path, metadata)
 
 # %% ../../nbs/lora/04_tools.ipynb #e26ce482
