@@ -42,7 +42,7 @@ from .training.fast import keep_freed_memory
 from .training.monitor import Validation, generate_samples, is_sharded
 from .training.plan import Plan, check_name, check_same_run, make_plan, start_run, write_left_out
 from .training.prepare import add_class_images, aside_folder, cache_folder, complete, describe, encode_all
-from .training.prepare import make_accelerator, shard, total_batch_size, try_to_write
+from .training.prepare import make_accelerator, shard, shards_base, total_batch_size, try_to_write
 from .training.resume import find_checkpoints
 from .training.step import NotFinite, Trainer, deterministic_kernels
 
@@ -283,7 +283,8 @@ def export(
             write_json(plan.folder/'best'/'best.json', dict(step=step if best else trainer.global_step, reason=reason,
                                                                  file=str(chosen.relative_to(plan.folder))))
         write_lora(trainer, plan, lora, trainer.global_step)
-        for o in (lora, run.best_lora) if trainer.config.use_dora else ():             # A1111 computes DoRA differently
+        wanted = trainer.config.use_dora and trainer.base.family.in_a1111              # A1111 computes DoRA differently
+        for o in (lora, run.best_lora) if wanted else ():
             if o.exists(): write_plain(trainer.base, o)
         return lora
 
@@ -365,7 +366,7 @@ def _make_trainer(plan:Plan, base:BaseModel, accelerator:Accelerator) -> Prepare
     else:
         trainer = Trainer(base, cache, config, accelerator)
         set_aside(base, aside_folder(plan, accelerator))                   # except what the trainer trains
-    if os.environ.get('ACCELERATE_USE_FSDP') == 'true' and accelerator.num_processes > 1:
+    if shards_base(accelerator):
         shard(base, trainer.trainable_parameters, accelerator)
     if config.compile: base.denoiser.compile()
     return Prepared(plan, trainer, validation)

@@ -2,10 +2,11 @@
 
 One family stands for the six in the tests of processes; `FLOW_FAMILIES=all` runs these for every family, which takes some ten minutes
 """
-import copy, os, signal, sys
+import copy, os, shutil, signal, sys
 
 import pytest, torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from automode.core import Problem, asset_path, quiet
 from automode.data.images import to_pixel_values
@@ -61,15 +62,24 @@ def test_killed_and_resumed(place, one, name):
     assert 'resuming from step 4' in train(*args, '--out', out.name, cwd=place)
     assert same(whole/'fox.safetensors', out/'fox.safetensors') and steps(whole) == steps(out)
 
+LAUNCH, SHARDED = [sys.executable, '-m', 'accelerate.commands.launch'], ['--use_fsdp', '--fsdp_version', '2']
+TWO = ['--num_processes', 2, '--main_process_port', 0, '-m', 'automode.cli']
+
 @some
-@pytest.mark.parametrize('kind', [['--multi_gpu'], ['--use_fsdp', '--fsdp_version', '2']], ids=['ddp', 'fsdp'])
+@pytest.mark.parametrize('kind', [['--multi_gpu'], SHARDED], ids=['ddp', 'fsdp'])
 def test_two_processes_are_as_good_as_one(place, one, name, kind):
     "Each does half of a step, with the whole transformer or with half of it"
     (whole, args), out = one(name), f'{name}-two{len(kind)}'
-    command = [sys.executable, '-m', 'accelerate.commands.launch', *kind, '--num_processes', 2, '--main_process_port', 0, '-m', 'automode.cli']
-    said = run(*command, 'train', *changed(args, batch_size=1), '--out', out, cwd=place)
+    said = run(*LAUNCH, *kind, *TWO, 'train', *changed(args, batch_size=1), '--out', out, cwd=place)
     assert ('each of 2 processes holds a part of the denoiser' in said) == ('--use_fsdp' in kind)
     assert alike(whole, place/out)
+
+def test_dora(place, one):
+    "A run says what diffusers does not read, writes no file for A1111, and refuses to divide the transformer, before the first step"
+    args = [*changed(one('z_image')[1], max_train_steps=2, batch_size=1), '--use_dora', '--out', 'dora']
+    assert 'use_dora must be left out with --use_fsdp' in run(*LAUNCH, *SHARDED, *TWO, 'train', *args, cwd=place, code=1)
+    assert 'diffusers ignores the DoRA magnitudes' in train(*args, cwd=place)
+    assert (place/'dora/fox.safetensors').exists() and not (place/'dora/a1111').exists()
 
 
 # --- the loss
@@ -219,3 +229,11 @@ def test_merges_into_a_base(made, name, tmp_path):
     for part, model in dict(merged.parts, vae=merged.vae).items():
         weights = wanted[part].state_dict()
         assert all(torch.equal(v, weights[k]) for k, v in model.state_dict().items()), part
+
+@pytest.mark.parametrize('name', ['flux', 'z_image'])
+def test_weights_under_names_of_clip_are_refused(made, name, tmp_path):
+    "Earlier versions merged so; transformers would initialize the text encoder at random without a word"
+    folder = shutil.copytree(made(name)[0].name, tmp_path/'base')
+    file = next(folder.glob('text_encoder_2/*.safetensors' if name == 'flux' else 'text_encoder/*.safetensors'))
+    save_file({f'text_model.{k}': v for k, v in load_file(file).items()}, file, dict(format='pt'))
+    with pytest.raises(Problem, match='under the names of a CLIP text encoder'): load_base(folder, 'cpu')

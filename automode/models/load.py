@@ -111,6 +111,9 @@ def _check_weights(folder:Path, parts:dict[str,Any]) -> list[str]:
         for file in (folder/part).glob('*.safetensors'):
             with safe_open(file, 'pt') as f: found |= {o for o in f.keys() if not o.endswith('.position_ids')}
         if model is None or not found or all(o.is_meta for o in model.parameters()): continue
+        if 'CLIP' not in type(model).__name__ and any(o.startswith('text_model.') for o in found):
+            raise Problem(f"'{folder/part}' has the weights of a {type(model).__name__} under the names of a CLIP text "
+                          "encoder, as earlier versions merged LoRAs; merge again, or download the base again")
         state = {k.removeprefix('text_model.'): v for k, v in model.state_dict().items()}
         names, found = set(state), {o.removeprefix('text_model.') for o in found}
         num = len({(v.data_ptr(), v.shape) for v in state.values() if v.numel()})         # tied weights are stored once
